@@ -1,0 +1,113 @@
+"""Small checkpoints with random weights, of the real architectures, for tests that need no skill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    WhisperFeatureExtractor,
+)
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
+    "{% if c['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def make_tokenizer(extra_special: str | None = None) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges: 256 bytes, then the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    raw.add_special_tokens([*SPECIALS, *([extra_special] if extra_special else [])])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
+    )
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _text_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+    return Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        bos_token_id=None,
+        pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+    )
+
+
+def make_teacher(folder: Path, seed: int = 0, extra_special: str | None = None) -> Path:
+    """A Qwen2ForCausalLM checkpoint in `folder`."""
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer(extra_special)
+    model = Qwen2ForCausalLM(_text_config(tokenizer))
+    model.generation_config = GenerationConfig(eos_token_id=model.config.eos_token_id, pad_token_id=0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_student(folder: Path, seed: int = 1, language_model_of: Path | None = None) -> Path:
+    """A Qwen2AudioForConditionalGeneration checkpoint in `folder`, tensors under the hub's names.
+
+    With `language_model_of` (a teacher's folder) its language model is that teacher's, bit for bit.
+    """
+    torch.manual_seed(seed)
+    tokenizer = make_tokenizer()
+    text = _text_config(tokenizer)
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "d_model": 32,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "num_mel_bins": 80,
+            "max_source_positions": 1500,
+        },
+        text_config=text.to_dict(),
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    model = Qwen2AudioForConditionalGeneration(config)
+    if language_model_of is not None:
+        teacher = Qwen2ForCausalLM.from_pretrained(language_model_of)
+        model.model.language_model.load_state_dict(teacher.model.state_dict())
+        model.lm_head.load_state_dict(teacher.lm_head.state_dict())
+    folder.mkdir(parents=True, exist_ok=True)
+    from xopd.families.qwen2_audio import _to_hub
+
+    tensors = {_to_hub(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config.architectures = ["Qwen2AudioForConditionalGeneration"]
+    config.save_pretrained(folder)
+    GenerationConfig(eos_token_id=text.eos_token_id, pad_token_id=0).save_pretrained(folder)
+    processor = Qwen2AudioProcessor(
+        feature_extractor=WhisperFeatureExtractor(feature_size=80, sampling_rate=16000, chunk_length=30),
+        tokenizer=tokenizer,
+        chat_template=TEMPLATE,
+    )
+    processor.save_pretrained(folder)
+    return folder

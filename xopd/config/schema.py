@@ -1,0 +1,257 @@
+"""Every setting of X-OPD: one tree of pydantic models that all services read.
+
+The reference page `docs/CONFIG.md` is generated from the descriptions here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A group of settings; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
+
+
+class RunSettings(Section):
+    """What this run is called, where it writes, and how long it trains."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        "run", description="Name of the run; its files lie in DIRECTORY/NAME."
+    )
+    directory: str = Field("runs", description="Folder that holds all runs.")
+    seed: NonNegativeInt = Field(0, description="Seed of the data order and of every sampled trajectory.")
+    steps: PositiveInt = Field(300, description="Optimiser steps.")
+    checkpoint_every: PositiveInt = Field(50, description="Steps between checkpoints.")
+    keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
+    stall_timeout_s: PositiveFloat = Field(
+        300.0, description="Give up, with a checkpoint, when no trajectory arrives for so long (seconds)."
+    )
+
+
+class RedisSettings(Section):
+    """The Redis or Valkey (6.2 or newer) that carries work."""
+
+    url: str | None = Field(
+        None,
+        description="redis://, rediss:// or unix:// URL. Empty: `xopd up` starts the embedded Valkey for this run.",
+    )
+    prefix: Annotated[str, Field(min_length=1, max_length=100)] = Field(
+        "xopd", description="Start of every key, so that runs can share one server."
+    )
+    lease_s: PositiveFloat = Field(
+        15.0, description="A claimed prompt group whose pod has been silent so long is taken over (seconds)."
+    )
+    connect_timeout_s: PositiveFloat = Field(10.0, description="Longest wait for a connection (seconds).")
+
+
+class DataSettings(Section):
+    """The instructions, as text and as speech."""
+
+    manifest: str = Field(description="items.jsonl: one item a line; audio URIs are relative to its folder.")
+    train_split: str = Field("train", description="Items with this `split` are trained on.")
+    eval_split: str = Field("test", description="Items with this `split` are evaluated before and after.")
+    dev_split: str = Field("dev", description="Items with this `split` are evaluated while training.")
+    max_audio_seconds: PositiveFloat = Field(30.0, description="Longer clips are refused.")
+
+
+class StudentSettings(Section):
+    """The speech LLM that is trained: the policy."""
+
+    path: str = Field(description="Checkpoint folder in the hub's layout.")
+    family: Literal["auto", "qwen2_audio"] = Field(
+        "auto", description="Model family: prompt form, frozen parts, tensor names. `auto` reads config.json."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights and compute.")
+    audio_input: Literal["features", "waveform"] = Field(
+        "features",
+        description="What vLLM is handed for a clip: the frozen tower's outputs, encoded once, or the waveform.",
+    )
+    feature_cache: str = Field(
+        ".cache/features", description="Folder of encoded clips, shared by pods and trainer where they share a disk."
+    )
+
+
+class TeacherSettings(Section):
+    """The text LLM that scores: always given the text instruction."""
+
+    path: str = Field(description="Checkpoint folder in the hub's layout; same vocabulary as the student's.")
+    engine: Literal["transformers", "vllm"] = Field("transformers", description="What computes log-probabilities.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights and compute.")
+    endpoints: list[str] = Field(
+        default_factory=list,
+        description="host:port of teacher pods, for trainers; a name with several addresses counts as several pods."
+        " Empty: `xopd up` starts one.",
+    )
+    host: str = Field("127.0.0.1", description="Address that the teacher service binds.")
+    port: Port = Field(0, description="gRPC port that the teacher service binds; 0 takes a free one.")
+    http_port: Port = Field(0, description="Port of /healthz, /readyz, /metrics and /version; 0 takes a free one.")
+    token_budget: PositiveInt = Field(16384, description="Most tokens in one forward pass.")
+    max_queue: PositiveInt = Field(512, description="Requests waiting; beyond that, RESOURCE_EXHAUSTED.")
+    batch_window_ms: Annotated[float, Field(ge=0.0)] = Field(
+        2.0, description="How long a batch waits for company (milliseconds)."
+    )
+    max_top_k: NonNegativeInt = Field(64, description="Largest top-k a request may ask for.")
+    max_responses: PositiveInt = Field(256, description="Most responses in one request.")
+    deadline_s: PositiveFloat = Field(60.0, description="Deadline of one call (seconds).")
+    attempts: PositiveInt = Field(8, description="Tries of one call before the trainer gives up.")
+    threads: NonNegativeInt = Field(1, description="CPU threads of the engine; 0 leaves the default.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+
+
+class RolloutSettings(Section):
+    """The pods that sample responses with vLLM."""
+
+    pods: PositiveInt = Field(2, description="Rollout pods that `xopd up` starts.")
+    pod_id: str | None = Field(None, description="Name of this pod; empty takes host name and process id.")
+    host: str = Field("127.0.0.1", description="Address that the pod's HTTP endpoints bind.")
+    port: Port = Field(0, description="Port of the pod's HTTP endpoints; 0 takes a free one.")
+    max_in_flight: PositiveInt = Field(16, description="Prompt groups that one pod works on at a time.")
+    max_model_len: PositiveInt = Field(512, description="Longest prompt plus response (tokens).")
+    kv_cache_gb: PositiveFloat = Field(0.25, description="Key-value cache of a CPU pod (GiB).")
+    gpu_memory_utilization: Fraction = Field(0.85, description="Share of GPU memory that vLLM takes.")
+    tensor_parallel: PositiveInt = Field(1, description="GPUs that one pod spans.")
+    enforce_eager: bool = Field(True, description="Skip graph capture: quicker start, slower large batches.")
+    threads: NonNegativeInt = Field(1, description="CPU threads of the engine; 0 leaves the default.")
+    heartbeat_s: PositiveFloat = Field(2.0, description="Seconds between heartbeats.")
+    update_timeout_s: PositiveFloat = Field(60.0, description="Longest wait for a weight version (seconds).")
+    drain_timeout_s: PositiveFloat = Field(30.0, description="Time to finish claimed work on SIGTERM (seconds).")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+
+
+class ObjectiveSettings(Section):
+    """The X-OPD objective: L = (1 - lambda) L_in + lambda L_cross."""
+
+    method: Literal["xopd"] = Field("xopd", description="The training objective.")
+    lambda_: Fraction = Field(
+        0.5, alias="lambda", description="Weight of the cross-modal loss: 0 is text-only, 1 is speech-only."
+    )
+    samples: PositiveInt = Field(4, description="N: responses sampled for each item and modality.")
+    aggregation: Literal["token_mean", "sequence_mean"] = Field(
+        "sequence_mean",
+        description="`sequence_mean`: mean over tokens, then over responses (eq. 3, 4). `token_mean`: over all tokens.",
+    )
+    advantage_clamp: PositiveFloat | None = Field(
+        None, description="Clamp advantages to [-c, c] (nats). Empty: no clamp."
+    )
+    ratio_truncation: tuple[float, float] | None = Field(
+        None, description="Truncate importance ratios to [low, high]. Empty: no truncation."
+    )
+
+    @model_validator(mode="after")
+    def _ordered_truncation(self) -> ObjectiveSettings:
+        if self.ratio_truncation is not None:
+            low, high = self.ratio_truncation
+            if not 0.0 <= low < high:
+                raise ValueError(f"ratio_truncation must be [low, high] with 0 <= low < high, not [{low}, {high}]")
+        return self
+
+
+class SamplingSettings(Section):
+    """How training responses are sampled. Top-p and top-k are not settings: they would bias the ratio."""
+
+    temperature: PositiveFloat = Field(1.0, description="Sampling temperature; the objective assumes 1.")
+    max_new_tokens: PositiveInt = Field(48, description="Longest response (tokens, end-of-turn included).")
+
+
+class OptimiserSettings(Section):
+    """Adam on the language model; the audio tower and the adapter stay frozen."""
+
+    name: Literal["adam", "adamw"] = Field("adam", description="Optimiser.")
+    learning_rate: PositiveFloat = Field(3e-4, description="Peak learning rate.")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="Adam's averaging rates.")
+    epsilon: PositiveFloat = Field(1e-8, description="Adam's epsilon.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="Decoupled decay; `adamw` only.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Decay to 0 over the run.")
+    warmup_steps: NonNegativeInt = Field(0, description="Steps of linear warm-up.")
+    max_grad_norm: PositiveFloat | None = Field(1.0, description="Clip the gradient's norm. Empty: no clipping.")
+
+    @model_validator(mode="after")
+    def _decay_needs_adamw(self) -> OptimiserSettings:
+        if self.weight_decay > 0 and self.name != "adamw":
+            raise ValueError("weight_decay is used by adamw only: set name to adamw, or weight_decay to 0")
+        return self
+
+
+class TrainerSettings(Section):
+    """The learner's batch and the trainer's endpoints."""
+
+    batch_prompts: PositiveInt = Field(16, description="Items a step; each gives N responses in each modality.")
+    micro_batch_groups: PositiveInt = Field(16, description="Groups (item and modality) in one forward pass.")
+    max_policy_lag: Literal[0] = Field(
+        0, description="Oldest policy version that may be trained on, counted back. 0: strictly on-policy."
+    )
+    redispatch_after_s: PositiveFloat = Field(
+        120.0, description="A group unanswered so long is dispatched once more (seconds)."
+    )
+    max_attempts: PositiveInt = Field(5, description="Dispatches of one group before its item is given up.")
+    host: str = Field("127.0.0.1", description="Address that the trainer's HTTP endpoints bind.")
+    port: Port = Field(0, description="Port of the trainer's HTTP endpoints; 0 takes a free one.")
+    threads: NonNegativeInt = Field(2, description="CPU threads of the learner; 0 leaves the default.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+
+
+class EvalSettings(Section):
+    """Held-out evaluation on the rollout pods, greedy."""
+
+    every: NonNegativeInt = Field(50, description="Steps between evaluations on the dev split; 0: none.")
+    dev_items: PositiveInt = Field(200, description="Most items of the dev split evaluated at a time.")
+    max_new_tokens: PositiveInt = Field(48, description="Longest answer (tokens).")
+    bounds: str | None = Field(
+        None, description="JSON file of known bounds, such as the information ceiling; copied into the report."
+    )
+
+
+class WeightSettings(Section):
+    """The store through which weight versions reach the rollout pods."""
+
+    transport: Literal["store"] = Field("store", description="How weights travel.")
+    uri: str | None = Field(
+        None, description="fsspec URI of the store, seen by trainer and pods. Empty: RUN/weights on the local disk."
+    )
+    keep: Annotated[int, Field(ge=2)] = Field(3, description="Newest versions kept in the store.")
+
+
+class Config(BaseSettings):
+    """The whole tree. Read it with `xopd.config.load_config`, which knows the sources and their order."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="XOPD_", env_nested_delimiter="__", validate_default=True
+    )
+
+    run: RunSettings = Field(default_factory=lambda: RunSettings())
+    redis: RedisSettings = Field(default_factory=lambda: RedisSettings())
+    data: DataSettings
+    student: StudentSettings
+    teacher: TeacherSettings
+    rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
+    sampling: SamplingSettings = Field(default_factory=lambda: SamplingSettings())
+    objective: ObjectiveSettings = Field(default_factory=lambda: ObjectiveSettings())
+    optimiser: OptimiserSettings = Field(default_factory=lambda: OptimiserSettings())
+    trainer: TrainerSettings = Field(default_factory=lambda: TrainerSettings())
+    evals: EvalSettings = Field(default_factory=lambda: EvalSettings())
+    weights: WeightSettings = Field(default_factory=lambda: WeightSettings())
+
+    @model_validator(mode="after")
+    def _on_policy_needs_temperature_one(self) -> Config:
+        if self.sampling.temperature != 1.0:
+            raise ValueError(
+                "sampling.temperature must be 1: the recomputed log-probabilities of the objective are those of"
+                f" temperature 1, not {self.sampling.temperature}"
+            )
+        if self.sampling.max_new_tokens >= self.rollout.max_model_len:
+            raise ValueError(
+                f"sampling.max_new_tokens ({self.sampling.max_new_tokens}) must be below rollout.max_model_len"
+                f" ({self.rollout.max_model_len}): the prompt needs room"
+            )
+        return self

@@ -1,0 +1,87 @@
+"""Encoded clips: each is encoded once by the frozen tower, then read from a folder that pods and trainer share.
+
+A file's name holds the fingerprint of the frozen tensors and the clip's content hash, so it can never be stale.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from xopd.data.audio import fetch_audio
+from xopd.families.base import AudioEncoder
+
+
+class FeatureCache:
+    """Clips in, features out; what is not in memory or on disk is fetched, checked and encoded."""
+
+    def __init__(
+        self, folder: str | Path, encoder: AudioEncoder, sample_rate: int, max_seconds: float, in_memory: int = 4096
+    ) -> None:
+        """Keep files under `folder` and the newest `in_memory` clips in memory."""
+        self.folder = Path(folder) / encoder.fingerprint[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.encoder = encoder
+        self.sample_rate = sample_rate
+        self.max_seconds = max_seconds
+        self.in_memory = in_memory
+        self.encoded = 0
+        """Clips this process has encoded itself."""
+        self._memory: OrderedDict[str, Tensor] = OrderedDict()
+
+    def get(self, uri: str, sha256: str) -> Tensor:
+        """Features of one clip, shape [audio tokens, hidden size]. Raises AudioError."""
+        return self.get_many([(uri, sha256)])[0]
+
+    def get_many(self, clips: Sequence[tuple[str, str]]) -> list[Tensor]:
+        """Features of many clips, given as (uri, sha256); those missing are encoded in one batch.
+
+        Raises:
+            AudioError: if a clip cannot be used.
+        """
+        found = {sha256: self._recall(sha256) for _, sha256 in clips}
+        missing = {sha256: uri for uri, sha256 in clips if found[sha256] is None}
+        if missing:
+            waves = [fetch_audio(uri, sha256, self.sample_rate, self.max_seconds) for sha256, uri in missing.items()]
+            for sha256, encoded in zip(missing, self.encoder.encode(waves), strict=True):
+                self._write(sha256, encoded)
+                self._remember(sha256, encoded)
+                found[sha256] = encoded
+            self.encoded += len(missing)
+        return [features for _, sha256 in clips if (features := found[sha256]) is not None]
+
+    def _recall(self, sha256: str) -> Tensor | None:
+        if sha256 in self._memory:
+            self._memory.move_to_end(sha256)
+            return self._memory[sha256]
+        path = self._path(sha256)
+        if not path.exists():
+            return None
+        try:
+            features: Tensor = load_file(path)["features"]
+        except (SafetensorError, OSError, KeyError):
+            # A torn file, such as after a full disk: it is encoded again and replaced.
+            return None
+        self._remember(sha256, features)
+        return features
+
+    def _remember(self, sha256: str, features: Tensor) -> None:
+        self._memory[sha256] = features
+        while len(self._memory) > self.in_memory:
+            self._memory.popitem(last=False)
+
+    def _write(self, sha256: str, features: Tensor) -> None:
+        path = self._path(sha256)
+        partial = path.with_suffix(f".{uuid.uuid4().hex}.part")
+        save_file({"features": features.contiguous()}, partial)
+        os.replace(partial, path)
+
+    def _path(self, sha256: str) -> Path:
+        return self.folder / f"{sha256}.safetensors"

@@ -1,0 +1,72 @@
+"""Fingerprints of vocabularies: token ids only mean the same where these agree."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+BLOCK = 1024
+"""Token ids per block hash."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What of a tokenizer must agree between student and teacher."""
+
+    size: int
+    fingerprint: str
+    """SHA-256 over every (id, token) and the special tokens, lower-case hex."""
+    special_tokens: tuple[tuple[str, int], ...]
+    """Special tokens and their ids, by id."""
+    block_hashes: tuple[int, ...]
+    """An unsigned 64-bit hash for each BLOCK of ids."""
+
+
+def vocabulary_of(tokenizer: Any) -> Vocabulary:
+    """Fingerprint a transformers tokenizer, added tokens included."""
+    by_id = {int(i): str(token) for token, i in tokenizer.get_vocab().items()}
+    specials = {str(t.content): int(i) for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    return fingerprint_vocabulary(by_id, specials)
+
+
+def fingerprint_vocabulary(by_id: Mapping[int, str], special_tokens: Mapping[str, int]) -> Vocabulary:
+    """Fingerprint a vocabulary given as id to token, and special token to id."""
+    size = max(by_id, default=-1) + 1
+    whole = hashlib.sha256()
+    blocks: list[int] = []
+    for start in range(0, size, BLOCK):
+        block = hashlib.sha256()
+        for i in range(start, min(start + BLOCK, size)):
+            block.update(f"{i}\0{by_id.get(i, '')}\1".encode())
+        whole.update(block.digest())
+        blocks.append(int.from_bytes(block.digest()[:8], "big"))
+    ordered = tuple(sorted(special_tokens.items(), key=lambda pair: (pair[1], pair[0])))
+    whole.update(repr(ordered).encode())
+    return Vocabulary(size, whole.hexdigest(), ordered, tuple(blocks))
+
+
+def describe_difference(student: Vocabulary, teacher: Vocabulary) -> str | None:
+    """One clause that names the first difference that matters, or None where the vocabularies agree."""
+    if student.fingerprint == teacher.fingerprint:
+        return None
+    mine, theirs = dict(student.special_tokens), dict(teacher.special_tokens)
+    for text in (*mine, *theirs):
+        if mine.get(text) != theirs.get(text):
+            student_id, teacher_id = _id(mine.get(text)), _id(theirs.get(text))
+            return f"special token {text!r} is {student_id} for the student, {teacher_id} for the teacher"
+    if student.size != teacher.size:
+        return f"the student has {student.size} tokens, the teacher {teacher.size}"
+    return _first_block(student.block_hashes, teacher.block_hashes)
+
+
+def _id(token_id: int | None) -> str:
+    return "absent" if token_id is None else f"id {token_id}"
+
+
+def _first_block(mine: Sequence[int], theirs: Sequence[int]) -> str:
+    for index, (a, b) in enumerate(zip(mine, theirs, strict=False)):
+        if a != b:
+            return f"tokens between ids {index * BLOCK} and {(index + 1) * BLOCK - 1} differ"
+    return "the fingerprints differ"

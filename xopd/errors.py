@@ -1,0 +1,9 @@
+"""The one exception that means "the user can put this right"."""
+
+
+class UserError(Exception):
+    """A mistake in a user's input or surroundings, told in one sentence.
+
+    The message says what was wrong, where, and what to do. Commands print it and exit with status 2; they show
+    no traceback for it.
+    """

@@ -1,0 +1,93 @@
+"""The HTTP endpoints that every service has: /healthz, /readyz, /metrics, /version."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import BaseModel
+
+import xopd
+
+ReadyCheck = Callable[[], Awaitable[str | None]]
+"""Returns None when ready, else a clause that says what is missing."""
+
+
+class Health(BaseModel):
+    """Answer of /healthz and /readyz."""
+
+    ok: bool
+    detail: str = ""
+
+
+class Version(BaseModel):
+    """Answer of /version."""
+
+    service: str
+    xopd: str
+    engine: str
+    engine_version: str
+
+
+def make_app(
+    service: str, engine: str, engine_version: str, registry: CollectorRegistry, alive: ReadyCheck, ready: ReadyCheck
+) -> FastAPI:
+    """An application with the common endpoints; services add their own routes to it."""
+    app = FastAPI(title=f"X-OPD {service}", version=xopd.__version__)
+
+    async def _answer(check: ReadyCheck, response: Response) -> Health:
+        missing = await check()
+        if missing is not None:
+            response.status_code = 503
+        return Health(ok=missing is None, detail=missing or "")
+
+    @app.get("/healthz", summary="Is the process alive and its engine working?")
+    async def healthz(response: Response) -> Health:
+        return await _answer(alive, response)
+
+    @app.get("/readyz", summary="Can it take work now?")
+    async def readyz(response: Response) -> Health:
+        return await _answer(ready, response)
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/version", summary="Versions of the service and its engine")
+    async def version() -> Version:
+        return Version(service=service, xopd=xopd.__version__, engine=engine, engine_version=engine_version)
+
+    return app
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket on host:port; port 0 takes a free one."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    listener.listen(128)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextlib.asynccontextmanager
+async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on `listener` while the block runs. Signals stay with the caller."""
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+    server = _Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,43 @@
+"""Begin and end of a service process: signals, one-sentence failures, and the port file that its starter reads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from xopd.errors import UserError
+
+ADDRESS_FILE = "XOPD_ADDRESS_FILE"
+"""Environment variable: where a service writes its addresses (JSON) once it listens."""
+
+
+def announce_addresses(**addresses: str) -> None:
+    """Write this process's addresses (such as http="127.0.0.1:4711") where its starter asked for them."""
+    target = os.environ.get(ADDRESS_FILE)
+    if target:
+        partial = Path(f"{target}.part")
+        partial.write_text(json.dumps({"pid": os.getpid(), **addresses}), encoding="utf-8")
+        partial.rename(target)
+
+
+def run_service(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
+    """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Exits 2 with one sentence on UserError."""
+
+    async def _run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, stop.set)
+        await main(stop)
+
+    try:
+        asyncio.run(_run())
+    except UserError as error:
+        sys.stderr.write(f"xopd: {error}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,127 @@
+"""A Redis stream read by a consumer group: claim, renew, take over, acknowledge.
+
+Every entry is one protobuf message in the field `p`. Acknowledged entries are removed, so the stream's length is
+the work not yet done. A server that comes back empty costs nothing but the entries: groups are made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as aioredis
+from redis.exceptions import ResponseError
+
+FIELD = b"p"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One entry that this consumer holds. `data` is the message; `redelivered` says another held it before."""
+
+    entry_id: bytes
+    data: bytes
+    redelivered: bool = False
+
+
+class WorkStream:
+    """One consumer's view of a stream."""
+
+    def __init__(self, client: aioredis.Redis, key: str, group: str, consumer: str) -> None:
+        """Make the view; nothing is sent yet."""
+        self.client = client
+        self.key = key
+        self.group = group
+        self.consumer = consumer
+
+    async def ensure_group(self) -> None:
+        """Create the stream and its consumer group where they are missing; entries already there are read."""
+        try:
+            await self.client.xgroup_create(self.key, self.group, id="0", mkstream=True)
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    async def add(self, messages: Sequence[bytes]) -> None:
+        """Append messages, in one round trip."""
+        pipe = self.client.pipeline(transaction=False)
+        for message in messages:
+            pipe.xadd(self.key, {FIELD: message})
+        await pipe.execute()
+
+    async def read(self, count: int, block_ms: int) -> list[Claim]:
+        """Claim up to `count` entries nobody has; wait up to `block_ms` (milliseconds) for the first."""
+        try:
+            reply: Any = await self.client.xreadgroup(
+                self.group, self.consumer, {self.key: ">"}, count=count, block=block_ms
+            )
+        except ResponseError as error:
+            await self._after(error)
+            return []
+        # RESP2 gives a list of [key, entries]; RESP3 a dict of key to [entries].
+        if isinstance(reply, dict):
+            entries = [entry for batches in reply.values() for batch in batches for entry in batch]
+        else:
+            entries = [entry for _, batch in reply or [] for entry in batch]
+        return self._claims(entries, redelivered=False)
+
+    async def take_over(self, idle_s: float, count: int) -> list[Claim]:
+        """Claim up to `count` entries whose holder has not renewed them for `idle_s` (seconds)."""
+        try:
+            reply: Any = await self.client.xautoclaim(
+                self.key, self.group, self.consumer, min_idle_time=int(idle_s * 1000), start_id="0-0", count=count
+            )
+        except ResponseError as error:
+            await self._after(error)
+            return []
+        return self._claims(reply[1], redelivered=True)
+
+    async def renew(self, entry_ids: Sequence[bytes]) -> None:
+        """Tell the server that this consumer still works on these entries."""
+        if entry_ids:
+            await self._own(entry_ids, idle_ms=0)
+
+    async def give_back(self, entry_ids: Sequence[bytes]) -> None:
+        """Let others take these entries over at once."""
+        if entry_ids:
+            await self._own(entry_ids, idle_ms=86_400_000)
+
+    async def acknowledge(self, entry_ids: Sequence[bytes]) -> None:
+        """These entries are done: acknowledge and remove them."""
+        if entry_ids:
+            pipe = self.client.pipeline(transaction=True)
+            self.acknowledge_in(pipe, entry_ids)
+            await pipe.execute()
+
+    def acknowledge_in(self, pipe: Any, entry_ids: Sequence[bytes]) -> None:
+        """The same, as part of a transaction that also does something else."""
+        pipe.xack(self.key, self.group, *entry_ids)
+        pipe.xdel(self.key, *entry_ids)
+
+    async def answer(self, entry_id: bytes, reply_key: str, reply: bytes) -> None:
+        """Append `reply` to another stream and acknowledge the entry, both or neither."""
+        pipe = self.client.pipeline(transaction=True)
+        pipe.xadd(reply_key, {FIELD: reply})
+        self.acknowledge_in(pipe, [entry_id])
+        await pipe.execute()
+
+    async def length(self) -> int:
+        """Entries not yet acknowledged."""
+        return int(await self.client.xlen(self.key))
+
+    async def _own(self, entry_ids: Sequence[bytes], idle_ms: int) -> None:
+        try:
+            await self.client.xclaim(self.key, self.group, self.consumer, 0, list(entry_ids), idle=idle_ms, justid=True)
+        except ResponseError as error:
+            await self._after(error)
+
+    async def _after(self, error: ResponseError) -> None:
+        if "NOGROUP" not in str(error):
+            raise error
+        await self.ensure_group()
+
+    @staticmethod
+    def _claims(entries: Sequence[Any], redelivered: bool) -> list[Claim]:
+        # A taken-over entry that was deleted meanwhile comes back without fields.
+        return [Claim(i, fields.get(FIELD, b""), redelivered) for i, fields in entries if fields]

@@ -1,0 +1,91 @@
+"""The bytes of weight versions: safetensors files behind an fsspec URI.
+
+Torch-free: it moves bytes, and checks them by hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+
+from xopd.v1 import weights_pb2 as pb
+from xopd.wire import PROTOCOL
+
+
+class WeightsUnavailableError(RuntimeError):
+    """A version's bytes are missing or not what its manifest says; the text names both."""
+
+
+class WeightStore:
+    """Writes versions under one URI and forgets the oldest."""
+
+    def __init__(self, uri: str, run_id: str, keep: int) -> None:
+        """Store under `uri`, keeping the newest `keep` versions of `run_id`."""
+        self.filesystem, self.root = fsspec.core.url_to_fs(uri)
+        self.run_id = run_id
+        self.keep = keep
+        self._written: list[str] = []
+
+    def put(self, version: int, data: bytes, tensor_count: int) -> pb.WeightManifest:
+        """Write one version (a whole safetensors file) and return its manifest.
+
+        The file appears under its name only when it is complete.
+        """
+        self.filesystem.makedirs(self.root, exist_ok=True)
+        name = f"{self.root}/{self.run_id}-v{version:08d}.safetensors"
+        partial = f"{name}.{uuid.uuid4().hex}.part"
+        with self.filesystem.open(partial, "wb") as file:
+            file.write(data)
+        self.filesystem.mv(partial, name)
+        if name not in self._written:
+            self._written.append(name)
+        while len(self._written) > self.keep:
+            self.filesystem.rm(self._written.pop(0))
+        return pb.WeightManifest(
+            protocol=PROTOCOL,
+            run_id=self.run_id,
+            version=version,
+            kind=pb.WEIGHT_KIND_FULL,
+            uri=self.filesystem.unstrip_protocol(name),
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            tensor_count=tensor_count,
+            published_at=time.time(),
+        )
+
+
+def fetch_weights(manifest: pb.WeightManifest) -> bytes:
+    """Read a version's bytes and check them against its manifest.
+
+    Raises:
+        WeightsUnavailableError: if they are missing or differ.
+    """
+    try:
+        with fsspec.open(manifest.uri, "rb") as file:
+            data: bytes = file.read()
+    except (OSError, ValueError) as error:
+        raise WeightsUnavailableError(
+            f"weight version {manifest.version}: {manifest.uri} cannot be read ({error})"
+        ) from None
+    found = hashlib.sha256(data).hexdigest()
+    if found != manifest.sha256:
+        raise WeightsUnavailableError(
+            f"weight version {manifest.version}: {manifest.uri} has SHA-256 {found[:12]}…, "
+            f"its manifest says {manifest.sha256[:12]}…"
+        )
+    return data
+
+
+def remove_leftovers(uri: str) -> int:
+    """Remove weight files that an earlier life of the trainer left under a local `uri`; returns how many."""
+    folder = Path(uri.removeprefix("file://"))
+    if "://" in uri.removeprefix("file://") or not folder.is_dir():
+        return 0
+    leftovers = [*folder.glob("*.safetensors"), *folder.glob("*.part")]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return len(leftovers)
