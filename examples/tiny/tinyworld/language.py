@@ -1,0 +1,167 @@
+"""The language model that teacher and student share: its size, its batches, greedy answers, and the teacher.
+
+Everything here works on prompt *embeddings*, so that a text prompt and a spoken one (whose audio positions hold the
+projected tower outputs) go through the same code.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+
+from .tasks import FAMILIES, extract_answer, instruction, response, sample_task
+from .tokens import TURN_END, VOCABULARY_SIZE, text_prompt
+
+IGNORED = -100  # label of positions that carry no loss
+LONGEST_RESPONSE = 28  # tokens a greedy answer may have; right ones have at most 21
+
+
+def language_config(tokenizer: Qwen2Tokenizer) -> Qwen2Config:
+    """About a million parameters: 4 layers of width 128, 4 heads over 2 key-value heads of size 32."""
+    return Qwen2Config(
+        vocab_size=VOCABULARY_SIZE,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def training_batch(
+    embed: nn.Module, prompts: Sequence[Tensor], responses: Sequence[list[int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prompt embeddings [prompt, width] and response ids, padded on the right.
+
+    Returns embeddings [batch, length, width], the attention mask [batch, length] and the labels [batch, length],
+    which are `IGNORED` everywhere but on the responses.
+    """
+    lengths = [len(p) + len(r) for p, r in zip(prompts, responses, strict=True)]
+    embeds = prompts[0].new_zeros(len(prompts), max(lengths), prompts[0].shape[1])
+    labels = torch.full((len(prompts), max(lengths)), IGNORED)
+    answers = embed(torch.tensor([t for r in responses for t in r])).split([len(r) for r in responses])
+    rows = []
+    for i, (prompt, ids, answer) in enumerate(zip(prompts, responses, answers, strict=True)):
+        rows.append(torch.cat([prompt, answer, embeds[i, lengths[i] :]]))
+        labels[i, len(prompt) : lengths[i]] = torch.tensor(ids)
+    mask = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+    return torch.stack(rows), mask.long(), labels
+
+
+def loss_of(model: Any, embeds: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the response tokens."""
+    keep = labels[:, 1:] != IGNORED
+    hidden = model.model(inputs_embeds=embeds, attention_mask=mask).last_hidden_state[:, :-1][keep]
+    return nn.functional.cross_entropy(model.lm_head(hidden), labels[:, 1:][keep])
+
+
+@torch.no_grad()
+def greedy(model: Any, tokenizer: Qwen2Tokenizer, prompts: Sequence[Tensor], batch: int = 100) -> list[str]:
+    """The greedy responses, as text without the end of turn, for prompt embeddings [prompt, width]."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        longest = max(len(prompts[i]) for i in rows)
+        embeds = torch.zeros(len(rows), longest, prompts[rows[0]].shape[1])
+        mask = torch.zeros(len(rows), longest + LONGEST_RESPONSE, dtype=torch.long)
+        for row, i in enumerate(rows):  # padded on the left, so that all responses start at one position
+            embeds[row, longest - len(prompts[i]) :] = prompts[i]
+            mask[row, longest - len(prompts[i]) :] = 1
+        cache, produced = None, []
+        done = torch.zeros(len(rows), dtype=torch.bool)
+        for step in range(LONGEST_RESPONSE):
+            width = longest + step
+            positions = (mask[:, :width].cumsum(-1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+            out = model.model(
+                inputs_embeds=embeds,
+                attention_mask=mask[:, :width],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            cache = out.past_key_values
+            token = model.lm_head(out.last_hidden_state[:, -1]).argmax(-1)
+            produced.append(torch.where(done, tokenizer.eos_token_id, token))
+            done |= token == tokenizer.eos_token_id
+            if bool(done.all()):
+                break
+            embeds = model.model.embed_tokens(token)[:, None]
+        for row, ids in zip(rows, torch.stack(produced, 1).tolist(), strict=True):
+            end = ids.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in ids else len(ids)
+            texts[row] = tokenizer.decode(ids[:end])
+    return texts
+
+
+def accuracy(texts: Sequence[str], answers: Sequence[str]) -> float:
+    """Share of responses whose words after the last `answer ` are the right ones."""
+    return sum(extract_answer(t) == a for t, a in zip(texts, answers, strict=True)) / len(texts)
+
+
+def embed_text(model: Any, tokenizer: Qwen2Tokenizer, texts: Sequence[str]) -> list[Tensor]:
+    """Embedded text prompts, each [prompt, width]."""
+    ids = tokenizer([text_prompt(t) for t in texts])["input_ids"]
+    rows = model.model.embed_tokens(torch.tensor([t for row in ids for t in row]))
+    return list(rows.split([len(row) for row in ids]))
+
+
+def response_ids(tokenizer: Qwen2Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of responses, each with its end of turn."""
+    return cast(list[list[int]], tokenizer([t + TURN_END for t in texts])["input_ids"])
+
+
+def text_accuracy(model: Any, tokenizer: Qwen2Tokenizer, texts: Sequence[str], answers: Sequence[str]) -> float:
+    with torch.no_grad():
+        prompts = embed_text(model, tokenizer, texts)
+    return accuracy(greedy(model, tokenizer, prompts), answers)
+
+
+def train_teacher(
+    tokenizer: Qwen2Tokenizer, folder: Path, steps: int, seed: int, peak_rate: float = 3e-3, batch: int = 48
+) -> Qwen2ForCausalLM:
+    """A text teacher from scratch, on tasks drawn afresh each step; written to `folder`/teacher.pt."""
+    torch.manual_seed(seed)
+    rng, dev_rng = random.Random(f"teacher/{seed}"), random.Random(f"teacher-dev/{seed}")
+    model = Qwen2ForCausalLM(language_config(tokenizer))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=peak_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak_rate, total_steps=steps + 1, pct_start=0.1)
+    dev = [sample_task("dev", dev_rng, FAMILIES[i % len(FAMILIES)]) for i in range(500)]
+    columns: list[Any] = [*Progress.get_default_columns()[:3], TimeElapsedColumn(), TimeRemainingColumn()]
+    columns.append(TextColumn("{task.fields[note]}"))
+    began = time.monotonic()
+    with Progress(*columns) as progress:
+        bar = progress.add_task("teacher", total=steps, note="")
+        for step in range(steps):
+            tasks = [sample_task("train", rng) for _ in range(batch)]
+            prompts = embed_text(model, tokenizer, [instruction(*t) for t in tasks])
+            answers = response_ids(tokenizer, [response(t[0]) for t in tasks])
+            loss = loss_of(model, *training_batch(model.model.embed_tokens, prompts, answers))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            schedule.step()
+            progress.update(bar, advance=1, note=f"loss {loss.item():.4f}" if step % 20 == 19 else None)
+            if (step + 1) % 500 == 0 or step + 1 == steps:
+                score = text_accuracy(
+                    model, tokenizer, [instruction(*t) for t in dev], [extract_answer(response(t[0])) for t in dev]
+                )
+                elapsed = time.monotonic() - began
+                progress.console.print(f"step {step + 1} ({elapsed:.0f} s): dev accuracy {score:.1%}")
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), folder / "teacher.pt")
+    return model.eval()
