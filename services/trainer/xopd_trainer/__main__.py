@@ -1,0 +1,53 @@
+"""Start the trainer: `python -m xopd_trainer --config CONFIG [--set a.b=c] [--resume]`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xopd.service.lifecycle import announce_addresses, run_service
+from xopd.service.logs import configure_logging
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of this run.")] = False,
+) -> None:
+    """Train a speech LLM with X-OPD, against rollout and teacher pods."""
+
+    async def _serve(stop: asyncio.Event) -> None:
+        # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
+        from xopd.config import load_config
+        from xopd.service.http import bind, serving
+
+        settings = load_config(config, overrides or ())
+        configure_logging("trainer", settings.trainer.log_level)
+        from xopd_trainer.app import make_trainer_app
+        from xopd_trainer.assembly import assembled
+
+        async with assembled(settings) as trainer:
+
+            async def _ready() -> str | None:
+                return "starting" if trainer.status.phase == "starting" else None
+
+            listener = bind(settings.trainer.host, settings.trainer.port)
+            http = make_trainer_app(trainer.metrics, trainer.running, trainer.as_status, _ready)
+            async with serving(http, listener):
+                host, port = listener.getsockname()[:2]
+                announce_addresses(http=f"{host}:{port}")
+                await trainer.run(resume, stop)
+                # One more look for whoever polls /status: the end should be seen.
+                await asyncio.sleep(1.0)
+
+    run_service(_serve)
+
+
+if __name__ == "__main__":
+    app()

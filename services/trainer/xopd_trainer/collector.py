@@ -1,0 +1,110 @@
+"""The collector: reads answers, drops what must not be trained, and hands the rest to whoever waits for it.
+
+Duplicates and stale answers are dropped here, before they cost teacher time. An accepted training answer stays in
+the stream, unacknowledged, until a checkpoint holds its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from redis.exceptions import RedisError
+
+from xopd.streams import Claim, WorkStream
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import WireError, decode_trajectory_group
+from xopd_trainer.dispatcher import Dispatcher
+from xopd_trainer.ledger import Ledger
+
+log = structlog.get_logger(__name__)
+RETRYABLE = (pb.FAILURE_CODE_ENGINE, pb.FAILURE_CODE_POLICY_UNAVAILABLE)
+
+
+class Collector:
+    """Reads the trajectory stream of one run."""
+
+    def __init__(
+        self, trajectories: WorkStream, dispatcher: Dispatcher, ledger: Ledger, run_id: str, vocabulary_size: int
+    ) -> None:
+        """Read `trajectories` for the groups of `dispatcher`."""
+        self.trajectories = trajectories
+        self.dispatcher = dispatcher
+        self.ledger = ledger
+        self.run_id = run_id
+        self.vocabulary_size = vocabulary_size
+        self.generated_tokens = 0
+        """Tokens of accepted answers."""
+        self._held: list[bytes] = []
+
+    async def run(self) -> None:
+        """Read until cancelled. A lost connection is retried; Redis may come back empty."""
+        while True:
+            try:
+                for claim in await self.trajectories.read(count=64, block_ms=500):
+                    await self._take(claim)
+            except (RedisError, OSError) as error:
+                log.warning("trajectory stream cannot be read", error=str(error))
+                await asyncio.sleep(0.5)
+
+    async def acknowledge_held(self) -> None:
+        """A checkpoint now holds every step trained so far: acknowledge their trajectories."""
+        held, self._held = self._held, []
+        for start in range(0, len(held), 512):
+            await self.trajectories.acknowledge(held[start : start + 512])
+
+    async def _take(self, claim: Claim) -> None:
+        try:
+            answer = decode_trajectory_group(claim.data)
+        except WireError as error:
+            log.warning("entry dropped", entry=claim.entry_id.decode(), reason=str(error))
+            await self.trajectories.acknowledge([claim.entry_id])
+            return
+        accepted = await self._judge(answer)
+        if accepted and answer.purpose == pb.PURPOSE_TRAIN:
+            self._held.append(claim.entry_id)
+        else:
+            await self.trajectories.acknowledge([claim.entry_id])
+        if accepted:
+            self.generated_tokens += sum(len(t.token_ids) for t in answer.trajectories)
+            self.dispatcher.resolve(answer)
+
+    async def _judge(self, answer: pb.TrajectoryGroup) -> bool:
+        """Whether the answer is the one that is waited for; counts and settles it where it is not."""
+        n = len(answer.trajectories)
+        training = answer.purpose == pb.PURPOSE_TRAIN
+        if answer.run_id != self.run_id:
+            self.ledger.stale_dropped += n if training else 0
+            return False
+        wanted = self.dispatcher.waiting(answer.group_id)
+        if wanted is None:
+            self.ledger.duplicates_dropped += n if training else 0
+            return False
+        if answer.HasField("failure"):
+            reason = f"{answer.failure.reason} (pod {answer.pod_id})"
+            if answer.failure.code in RETRYABLE:
+                await self.dispatcher.retry(answer.group_id, reason)
+            else:
+                self.dispatcher.fail(answer.group_id, reason)
+            return False
+        problem = self._problem(answer, wanted)
+        if problem is not None:
+            self.ledger.stale_dropped += n if training else 0
+            await self.dispatcher.retry(answer.group_id, f"{problem} (pod {answer.pod_id})")
+            return False
+        return True
+
+    def _problem(self, answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
+        """What makes an answer unusable, as a clause, or None."""
+        if [t.seed for t in answer.trajectories] != list(wanted.seeds):
+            return f"{len(answer.trajectories)} trajectories came for {len(wanted.seeds)} seeds"
+        for trajectory in answer.trajectories:
+            if not 0 <= min(trajectory.token_ids) <= max(trajectory.token_ids) < self.vocabulary_size:
+                return "a token id lies outside the vocabulary"
+            versions = trajectory.policy_versions
+            if min(versions) < wanted.min_policy_version or max(versions) > wanted.max_policy_version:
+                return (
+                    f"sampled from policy version {min(versions)}, "
+                    f"wanted {wanted.min_policy_version} to {wanted.max_policy_version}"
+                )
+        return None

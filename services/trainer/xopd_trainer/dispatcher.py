@@ -1,0 +1,121 @@
+"""The dispatcher: adds prompt groups to the stream, and knows which are still unanswered.
+
+Invariants:
+- A group has one id for its step, item and modality, however often it is dispatched.
+- `submit` gives one future a group; it is resolved exactly once, by the first usable answer.
+- Redis carries work, never truth: what is unanswered lies here, and is dispatched again when Redis forgot it, when
+  it has been silent too long, or when a pod says it could not do it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from xopd.streams import WorkStream
+from xopd.v1 import trajectory_pb2 as pb
+
+log = structlog.get_logger(__name__)
+
+
+class GroupFailedError(RuntimeError):
+    """A group that cannot be answered; the text is the last reason."""
+
+
+@dataclass
+class Outstanding:
+    """A group that waits for its answer."""
+
+    group: pb.PromptGroup
+    future: asyncio.Future[pb.TrajectoryGroup]
+    sent_at: float
+    """By time.monotonic()."""
+
+
+class Dispatcher:
+    """Sends groups and holds their futures."""
+
+    def __init__(self, prompts: WorkStream, redispatch_after_s: float, max_attempts: int) -> None:
+        """Write to `prompts`."""
+        self.prompts = prompts
+        self.redispatch_after_s = redispatch_after_s
+        self.max_attempts = max_attempts
+        self.redispatched = 0
+        """Groups sent once more."""
+        self.last_progress = time.monotonic()
+        """When a group was last submitted or answered."""
+        self._outstanding: dict[str, Outstanding] = {}
+
+    async def submit(self, groups: Sequence[pb.PromptGroup]) -> dict[str, asyncio.Future[pb.TrajectoryGroup]]:
+        """Dispatch groups; the futures, by group id, resolve to their answers or raise GroupFailedError."""
+        loop = asyncio.get_running_loop()
+        self.last_progress = time.monotonic()
+        for group in groups:
+            if group.group_id in self._outstanding:
+                raise ValueError(f"group {group.group_id} is already under way")
+            self._outstanding[group.group_id] = Outstanding(group, loop.create_future(), time.monotonic())
+        futures = {group.group_id: self._outstanding[group.group_id].future for group in groups}
+        await self._send([self._outstanding[group.group_id] for group in groups])
+        return futures
+
+    def waiting(self, group_id: str) -> pb.PromptGroup | None:
+        """The group as dispatched, while it is unanswered; else None."""
+        entry = self._outstanding.get(group_id)
+        return entry.group if entry else None
+
+    @property
+    def unanswered(self) -> int:
+        """Groups without an answer."""
+        return len(self._outstanding)
+
+    def resolve(self, answer: pb.TrajectoryGroup) -> None:
+        """Hand a usable answer to whoever waits for it."""
+        entry = self._outstanding.pop(answer.group_id)
+        self.last_progress = time.monotonic()
+        if not entry.future.done():
+            entry.future.set_result(answer)
+
+    def fail(self, group_id: str, reason: str) -> None:
+        """Give a group up: another attempt would end alike."""
+        entry = self._outstanding.pop(group_id)
+        self.last_progress = time.monotonic()
+        log.warning("group given up", group=group_id, reason=reason)
+        if not entry.future.done():
+            entry.future.set_exception(GroupFailedError(reason))
+
+    async def retry(self, group_id: str, reason: str) -> None:
+        """Dispatch a group once more, or give it up after too many attempts."""
+        entry = self._outstanding[group_id]
+        if entry.group.attempt + 1 >= self.max_attempts:
+            self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)")
+            return
+        await self._again([entry], reason)
+
+    async def retry_all(self, reason: str) -> None:
+        """Dispatch everything unanswered once more, such as after Redis came back empty."""
+        await self._again(list(self._outstanding.values()), reason)
+
+    async def retry_overdue(self) -> None:
+        """Dispatch once more what has been silent too long; never gives anything up by itself."""
+        now = time.monotonic()
+        overdue = [e for e in self._outstanding.values() if now - e.sent_at > self.redispatch_after_s]
+        await self._again(overdue, "unanswered too long")
+
+    async def _again(self, entries: Sequence[Outstanding], reason: str) -> None:
+        if not entries:
+            return
+        log.info("dispatching again", groups=len(entries), reason=reason)
+        self.redispatched += len(entries)
+        for entry in entries:
+            entry.group.attempt += 1
+        await self._send(entries)
+
+    async def _send(self, entries: Sequence[Outstanding]) -> None:
+        for entry in entries:
+            entry.group.dispatched_at = time.time()
+            entry.sent_at = time.monotonic()
+        await self.prompts.add([entry.group.SerializeToString() for entry in entries])

@@ -1,0 +1,74 @@
+"""Write prompt groups: one item in one modality, with its prompt, audio, seeds and the policy version it wants."""
+
+from __future__ import annotations
+
+import hashlib
+
+from xopd.config import Config
+from xopd.data import Item
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import PROTOCOL
+from xopd_trainer.conditionings import Conditionings
+
+SHORT = {pb.MODALITY_TEXT: "text", pb.MODALITY_SPEECH: "speech"}
+
+
+class GroupWriter:
+    """Makes the prompt groups of one run."""
+
+    def __init__(self, config: Config, conditionings: Conditionings, run_id: str) -> None:
+        """Write groups for `run_id`."""
+        self.config = config
+        self.conditionings = conditionings
+        self.run_id = run_id
+
+    def training(self, step: int, item: Item, modality: pb.Modality, version: int) -> pb.PromptGroup:
+        """N sampled responses for training step `step`, from policy `version` exactly."""
+        group_id = f"train-{step:06d}-{item.id}-{SHORT[modality]}"
+        seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
+        sampling = pb.Sampling(
+            temperature=self.config.sampling.temperature, max_new_tokens=self.config.sampling.max_new_tokens
+        )
+        return self._group(group_id, step, item, modality, version, seeds, sampling, pb.PURPOSE_TRAIN)
+
+    def evaluation(
+        self, label: str, step: int, item: Item, modality: pb.Modality, version: int
+    ) -> pb.PromptGroup:
+        """One greedy response, to be graded."""
+        group_id = f"eval-{label}-{step:06d}-{item.id}-{SHORT[modality]}"
+        sampling = pb.Sampling(temperature=0.0, max_new_tokens=self.config.evals.max_new_tokens)
+        return self._group(group_id, step, item, modality, version, [0], sampling, pb.PURPOSE_EVAL)
+
+    def _group(
+        self,
+        group_id: str,
+        step: int,
+        item: Item,
+        modality: pb.Modality,
+        version: int,
+        seeds: list[int],
+        sampling: pb.Sampling,
+        purpose: pb.Purpose,
+    ) -> pb.PromptGroup:
+        sampling.stop_token_ids.extend(self.conditionings.family.stop_token_ids)
+        group = pb.PromptGroup(
+            protocol=PROTOCOL,
+            run_id=self.run_id,
+            group_id=group_id,
+            item_id=item.id,
+            modality=modality,
+            purpose=purpose,
+            step=step,
+            prompt_token_ids=self.conditionings.student(item, modality),
+            seeds=seeds,
+            sampling=sampling,
+            min_policy_version=version,
+            max_policy_version=version,
+        )
+        if modality == pb.MODALITY_SPEECH:
+            group.audio.uri, group.audio.sha256 = item.audio.uri, item.audio.sha256
+        return group
+
+    def _seed(self, group_id: str, index: int) -> int:
+        digest = hashlib.sha256(f"{self.config.run.seed}/{group_id}/{index}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1

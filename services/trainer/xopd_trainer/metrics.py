@@ -1,0 +1,95 @@
+"""The trainer's Prometheus metrics. Labels are bounded: modality, stage, outcome."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from xopd_trainer.learner import StepResult
+from xopd_trainer.ledger import Ledger
+
+ADVANTAGE_BUCKETS = (-20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+SECONDS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class TrainerMetrics:
+    """All series of one trainer, in a registry of its own."""
+
+    def __init__(self) -> None:
+        """Create the series."""
+        self.registry = r = CollectorRegistry()
+        modality = ["modality"]
+        self.advantage = Histogram(
+            "xopd_trainer_advantage_nats", "Advantage of each token", modality, registry=r, buckets=ADVANTAGE_BUCKETS
+        )
+        self.advantage_mean = Gauge("xopd_trainer_advantage_mean_nats", "Mean advantage", modality, registry=r)
+        self.kl = Gauge("xopd_trainer_kl_nats", "Reverse KL to the teacher, per token", modality, registry=r)
+        self.ratio = Gauge("xopd_trainer_importance_ratio_mean", "Mean importance ratio", modality, registry=r)
+        self.ratio_max = Gauge("xopd_trainer_importance_ratio_max", "Largest importance ratio", modality, registry=r)
+        self.clipped = Gauge("xopd_trainer_clipped_share", "Share of tokens clamped or truncated", modality, registry=r)
+        self.entropy = Gauge("xopd_trainer_entropy_nats", "Entropy of the policy, per token", modality, registry=r)
+        self.length = Gauge("xopd_trainer_response_tokens_mean", "Mean response length", modality, registry=r)
+        self.truncated = Gauge(
+            "xopd_trainer_truncated_share", "Share of responses cut at the limit", modality, registry=r
+        )
+        self.loss = Gauge("xopd_trainer_loss", "Loss of the newest step (part: total, in, cross)", ["part"], registry=r)
+        self.grad_norm = Gauge("xopd_trainer_gradient_norm", "Gradient norm before clipping", registry=r)
+        self.learning_rate = Gauge("xopd_trainer_learning_rate", "Learning rate", registry=r)
+        self.step = Gauge("xopd_trainer_step", "Newest finished optimiser step", registry=r)
+        self.steps_skipped = Counter("xopd_trainer_steps_skipped", "Steps with a non-finite loss", registry=r)
+        self.weight_version = Gauge("xopd_trainer_weight_version", "Newest published version", registry=r)
+        self.policy_lag = Gauge("xopd_trainer_policy_lag_max", "Largest policy lag trained on", registry=r)
+        self.stage = Histogram(
+            "xopd_trainer_stage_seconds", "Seconds of a step by stage", ["stage"], registry=r, buckets=SECONDS_BUCKETS
+        )
+        self.tokens = Counter("xopd_trainer_tokens", "Tokens through each stage", ["stage"], registry=r)
+        self.trajectories = Gauge("xopd_trainer_trajectories", "Trajectories by fate", ["outcome"], registry=r)
+        self.unanswered = Gauge("xopd_trainer_unanswered_groups", "Dispatched groups without an answer", registry=r)
+        self.queue = Gauge("xopd_trainer_stream_entries", "Entries in a Redis stream", ["stream"], registry=r)
+        self.accuracy = Gauge("xopd_trainer_accuracy", "Held-out accuracy", ["split", "part"], registry=r)
+        self.published_bytes = Counter("xopd_trainer_published_bytes", "Bytes of weight versions", registry=r)
+        self.heartbeat = Gauge("xopd_trainer_heartbeat_seconds", "Time of the newest step (epoch)", registry=r)
+
+    def record_step(self, record: dict[str, Any], result: StepResult, ledger: Ledger, scored_tokens: int) -> None:
+        """Take in a finished step."""
+        for modality, signals in result.signals.items():
+            for value in signals.advantage_values():
+                self.advantage.labels(modality).observe(float(value))
+            about = record[modality]
+            self.advantage_mean.labels(modality).set(about["advantage"]["mean"])
+            self.kl.labels(modality).set(about["kl"])
+            self.ratio.labels(modality).set(about["ratio"]["mean"])
+            self.ratio_max.labels(modality).set(about["ratio"]["max"])
+            self.clipped.labels(modality).set(about["ratio"]["clipped_share"])
+            self.entropy.labels(modality).set(about["entropy"])
+            self.length.labels(modality).set(about["length"])
+            self.truncated.labels(modality).set(about["truncated"])
+        for part, value in (("total", result.loss), ("in", result.loss_in), ("cross", result.loss_cross)):
+            if value is not None:
+                self.loss.labels(part).set(value)
+        self.grad_norm.set(result.grad_norm)
+        self.learning_rate.set(result.learning_rate)
+        self.step.set(record["step"])
+        self.steps_skipped.inc(int(result.skipped))
+        self.weight_version.set(record["policy_version"])
+        self.policy_lag.set(ledger.policy_lag_max)
+        for stage, seconds in record["seconds"].items():
+            self.stage.labels(stage).observe(seconds)
+        self.tokens.labels("rollout").inc(result.tokens)
+        self.tokens.labels("teacher").inc(scored_tokens)
+        self.tokens.labels("trainer").inc(result.tokens)
+        self.record_ledger(ledger)
+        self.heartbeat.set(time.time())
+
+    def record_ledger(self, ledger: Ledger) -> None:
+        """Show the accounts."""
+        for outcome, count in ledger.as_json().items():
+            if outcome != "policy_lag_max":
+                self.trajectories.labels(outcome).set(count)
+
+    def record_evaluation(self, record: dict[str, Any]) -> None:
+        """Take in an evaluation's record."""
+        for part, score in record["scores"].items():
+            self.accuracy.labels(record["split"], part).set(score["accuracy"])

@@ -1,0 +1,103 @@
+"""log π_θ of sampled responses: each prompt is read once, and its key-value cache serves all its responses.
+
+Exact, gradients included: the cache is repeated, not detached. A speech prompt's audio enters as the frozen tower's
+cached features, so the tower itself is never run here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from xopd.families import ModelFamily
+from xopd.objective import entropy, token_logprobs
+
+
+def embed_prompt(
+    family: ModelFamily, policy: nn.Module, prompt_token_ids: Sequence[int], features: Tensor | None
+) -> Tensor:
+    """Input embeddings of one prompt, shape [prompt tokens, hidden size].
+
+    Args:
+        family: the policy's family.
+        policy: the model.
+        prompt_token_ids: with one audio placeholder for a speech prompt.
+        features: shape [audio tokens, hidden size], put in the placeholder's place; None for text.
+    """
+    embed = family.language_model(policy).get_input_embeddings()  # type: ignore[operator]
+    device = embed.weight.device
+    ids = torch.tensor(prompt_token_ids, device=device)
+    embedded: Tensor = embed(ids)
+    if features is None:
+        return embedded
+    at = int((ids == family.audio_token_id).nonzero()[0])
+    return torch.cat([embedded[:at], features.to(embedded), embedded[at + 1 :]])
+
+
+def response_logprobs(
+    family: ModelFamily,
+    policy: nn.Module,
+    prompts: Sequence[Tensor],
+    responses: Tensor,
+    mask: Tensor,
+    per_prompt: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of responses under the policy.
+
+    Args:
+        family: the policy's family.
+        policy: the model.
+        prompts: embedded prompts, each of shape [prompt tokens, hidden size].
+        responses: token ids, shape [responses, tokens], right-padded; rows ordered by prompt.
+        mask: True on tokens, shape [responses, tokens].
+        per_prompt: responses of each prompt; sums to the number of rows.
+
+    Returns:
+        log π_θ(y_t | x, y_<t) with gradient, and the entropy of π_θ(· | x, y_<t) in nats without; both of shape
+        [responses, tokens], float32. Values on padding are finite and mean nothing.
+    """
+    language_model, head = family.language_model(policy), family.output_head(policy)
+    embeddings, prompt_mask = _left_padded(prompts)
+    device = embeddings.device
+    repeats = torch.tensor(per_prompt, device=device)
+    cache = DynamicCache()
+    read = language_model(
+        inputs_embeds=embeddings,
+        attention_mask=prompt_mask,
+        position_ids=_positions(prompt_mask),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    # The last prompt position predicts the first response token; response token t predicts token t + 1.
+    hidden = read.last_hidden_state[:, -1:].repeat_interleave(repeats, dim=0)
+    if responses.shape[1] > 1:
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(repeats)
+        cache.batch_select_indices(rows)
+        full_mask = torch.cat([prompt_mask[rows], mask[:, :-1].to(prompt_mask)], dim=1)
+        continued = language_model(
+            inputs_embeds=language_model.get_input_embeddings()(responses[:, :-1]),  # type: ignore[operator]
+            attention_mask=full_mask,
+            position_ids=_positions(full_mask)[:, prompt_mask.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        hidden = torch.cat([hidden, continued.last_hidden_state], dim=1)
+    logits = head(hidden)
+    with torch.no_grad():
+        entropies = entropy(logits.detach())
+    return token_logprobs(logits, responses), entropies
+
+
+def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    longest = max(len(prompt) for prompt in prompts)
+    embeddings = torch.stack([nn.functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=embeddings.device)
+    mask = torch.arange(longest, device=embeddings.device)[None, :] >= (longest - lengths)[:, None]
+    return embeddings, mask.long()
+
+
+def _positions(mask: Tensor) -> Tensor:
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,81 @@
+"""The files of one run, `runs/NAME/`: metrics.jsonl, graded answers, and where the rest lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from xopd.config import Config
+from xopd_trainer.evaluation import Evaluation, Verdict
+
+
+class RunFiles:
+    """Paths and small writers of one run."""
+
+    def __init__(self, config: Config) -> None:
+        """Make the run's folder where it is missing."""
+        self.folder = Path(config.run.directory) / config.run.name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = self.folder / "checkpoints"
+        self.weights = self.folder / "weights"
+        self.export = self.folder / "export"
+        self.summary = self.folder / "summary.json"
+        self._metrics = self.folder / "metrics.jsonl"
+        self._evals = self.folder / "evals"
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record to metrics.jsonl."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def event(self, step: int, event: str, detail: str) -> None:
+        """Add an event to metrics.jsonl."""
+        self.append({"kind": "event", "step": step, "time": time.time(), "event": event, "detail": detail})
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records of metrics.jsonl; a torn last line is left out."""
+        if not self._metrics.exists():
+            return []
+        records = []
+        for line in self._metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+    def forget_after(self, step: int) -> None:
+        """Drop step and dev records later than the checkpoint that the run resumes from."""
+        kept = [r for r in self.records() if r["kind"] == "event" or r["step"] <= step]
+        _write(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write summary.json, whole or not at all."""
+        _write(self.summary, json.dumps(summary, indent=2) + "\n")
+
+    def write_evaluation(self, label: str, evaluation: Evaluation) -> None:
+        """Keep every graded answer of `evaluation` in evals/LABEL.json, to read and to resume from."""
+        parts = {part: [asdict(v) for v in verdicts] for part, verdicts in evaluation.verdicts.items()}
+        self._evals.mkdir(exist_ok=True)
+        _write(self._evals / f"{label}.json", json.dumps(parts, indent=1) + "\n")
+
+    def read_evaluation(self, label: str, expected: Sequence[str]) -> Evaluation | None:
+        """An earlier evaluation, if it covered exactly the items `expected` (ids); else None."""
+        path = self._evals / f"{label}.json"
+        if not path.exists():
+            return None
+        parts = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = Evaluation({part: [Verdict(**v) for v in verdicts] for part, verdicts in parts.items()})
+        covered = {v.item_id for verdicts in evaluation.verdicts.values() for v in verdicts}
+        return evaluation if covered == set(expected) else None
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)

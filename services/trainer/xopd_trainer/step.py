@@ -1,0 +1,165 @@
+"""One training step, top to bottom: dispatch, sample, score as answers arrive, learn, publish.
+
+dispatched ──▶ last trajectory ──▶ last score ──▶ learnt ──▶ published
+  rollout            score            learn        sync
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from xopd.scoring import TeacherClient
+
+from xopd.config import Config
+from xopd.data import Item
+from xopd.v1 import trajectory_pb2 as pb
+from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
+from xopd_trainer.busy_clock import BusyClock
+from xopd_trainer.conditionings import Conditionings
+from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.groups import GroupWriter
+from xopd_trainer.learner import Learner, StepResult
+from xopd_trainer.ledger import Ledger
+from xopd_trainer.publisher import Publisher
+
+
+@dataclass(frozen=True)
+class FinishedStep:
+    """A step's result and its record for metrics.jsonl (without `wall_s`)."""
+
+    result: StepResult
+    record: dict[str, Any]
+    scored_tokens: int
+
+
+class StepRunner:
+    """Takes steps. Owns nothing that must survive."""
+
+    def __init__(
+        self,
+        config: Config,
+        conditionings: Conditionings,
+        writer: GroupWriter,
+        dispatcher: Dispatcher,
+        teacher: TeacherClient,
+        learner: Learner,
+        publisher: Publisher,
+        ledger: Ledger,
+    ) -> None:
+        """Put the parts together."""
+        self.config = config
+        self.conditionings = conditionings
+        self.writer = writer
+        self.dispatcher = dispatcher
+        self.teacher = teacher
+        self.learner = learner
+        self.publisher = publisher
+        self.ledger = ledger
+        self.rollout_clock = BusyClock()
+        self.score_clock = BusyClock()
+        self._busy_before = {"rollout": 0.0, "teacher": 0.0}
+        self._last_answer_at = 0.0
+
+    def take_busy_seconds(self) -> dict[str, float]:
+        """Seconds in which a rollout, and a score, was under way since this was last asked."""
+        now = {"rollout": self.rollout_clock.seconds, "teacher": self.score_clock.seconds}
+        spent = {stage: seconds - self._busy_before[stage] for stage, seconds in now.items()}
+        self._busy_before = now
+        return spent
+
+    async def take(self, step: int, items: Sequence[Item]) -> FinishedStep:
+        """Take optimiser step `step` on `items`, sampled from policy version `step - 1`.
+
+        Items that cannot be answered are left out and counted as given up.
+
+        Raises:
+            ScoringError: if the teacher cannot be reached or answers wrongly, after all attempts.
+        """
+        began = time.monotonic()
+        by_id = {item.id: item for item in items}
+        lambda_ = self.config.objective.lambda_
+        modalities = [m for m, weight in ((pb.MODALITY_TEXT, 1 - lambda_), (pb.MODALITY_SPEECH, lambda_)) if weight > 0]
+        groups = [self.writer.training(step, item, modality, step - 1) for item in items for modality in modalities]
+        self.ledger.dispatched += sum(len(group.seeds) for group in groups)
+
+        self._last_answer_at = began
+        with self.rollout_clock.working():
+            futures = await self.dispatcher.submit(groups)
+        scored = await asyncio.gather(
+            *(self._score(step, by_id[group.item_id], group, futures[group.group_id]) for group in groups)
+        )
+        batch = [group for group in scored if group is not None]
+        rollout_s, scored_at = self._last_answer_at - began, time.monotonic()
+        score_s = scored_at - self._last_answer_at
+
+        if not batch:
+            raise GroupFailedError(f"no item of step {step} could be answered")
+        result = await asyncio.to_thread(self.learner.step, step, batch)
+        learn_s = time.monotonic() - scored_at
+        await self.publisher.publish(step, self.learner.trained_state())
+        sync_s = time.monotonic() - scored_at - learn_s
+
+        lag = max(t.policy_lag for group in batch for t in group.trajectories)
+        self.ledger.policy_lag_max = max(self.ledger.policy_lag_max, lag)
+        self.ledger.trained += sum(len(group.trajectories) for group in batch)
+        self.ledger.redispatched = self.dispatcher.redispatched
+        seconds = {"rollout": rollout_s, "score": score_s, "learn": learn_s, "sync": sync_s}
+        record = self._record(step, result, lag, seconds, time.monotonic() - began)
+        return FinishedStep(result, record, result.tokens)
+
+    async def _score(
+        self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup]
+    ) -> ScoredGroup | None:
+        """Wait for one group's answer and have the teacher read it, given the TEXT prompt in either modality."""
+        try:
+            with self.rollout_clock.working():
+                answer = await future
+        except GroupFailedError:
+            self.ledger.given_up += len(group.seeds)
+            return None
+        finally:
+            self._last_answer_at = max(self._last_answer_at, time.monotonic())
+        responses = [np.asarray(t.token_ids, dtype=np.int64) for t in answer.trajectories]
+        with self.score_clock.working():
+            scores = await self.teacher.score(self.conditionings.teacher(item), responses, request_id=group.group_id)
+        return ScoredGroup(
+            group_id=group.group_id,
+            modality=group.modality,
+            prompt_token_ids=tuple(group.prompt_token_ids),
+            audio=(group.audio.uri, group.audio.sha256) if group.HasField("audio") else None,
+            trajectories=tuple(
+                ScoredTrajectory(
+                    token_ids=tokens,
+                    behaviour_logprobs=np.asarray(t.logprobs, dtype=np.float32),
+                    teacher_logprobs=score.logprobs,
+                    truncated=t.finish_reason == pb.FINISH_REASON_LENGTH,
+                    policy_lag=step - 1 - min(t.policy_versions),
+                )
+                for t, tokens, score in zip(answer.trajectories, responses, scores, strict=True)
+            ),
+        )
+
+    def _record(
+        self, step: int, result: StepResult, lag: int, seconds: dict[str, float], total: float
+    ) -> dict[str, Any]:
+        return {
+            "kind": "step",
+            "step": step,
+            "time": time.time(),
+            "loss": result.loss,
+            "loss_in": result.loss_in,
+            "loss_cross": result.loss_cross,
+            "learning_rate": result.learning_rate,
+            "grad_norm": result.grad_norm,
+            "skipped": result.skipped,
+            "policy_version": step,
+            "policy_lag_max": lag,
+            "text": result.signals["text"].summary() if "text" in result.signals else None,
+            "speech": result.signals["speech"].summary() if "speech" in result.signals else None,
+            "seconds": {**seconds, "wait": max(0.0, total - sum(seconds.values())), "total": total},
+        }

@@ -1,0 +1,300 @@
+"""The trainer's run, top to bottom: check the teacher, evaluate the base, train, evaluate, export, sum up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import redis.asyncio as aioredis
+import structlog
+from xopd.scoring import TeacherClient
+
+from xopd.config import Config
+from xopd.data import Item
+from xopd.evals.intervals import accuracy_of
+from xopd.families import ModelFamily
+from xopd.streams import Keys, WorkStream
+from xopd.streams.keys import TRAINER_GROUP
+from xopd.v1 import weights_pb2
+from xopd.weights import WeightStore
+from xopd.weights.store import remove_leftovers
+from xopd.wire import PROTOCOL
+from xopd_trainer.checkpoint import load_newest_checkpoint, save_checkpoint
+from xopd_trainer.collector import Collector
+from xopd_trainer.conditionings import Conditionings
+from xopd_trainer.data_order import DataOrder
+from xopd_trainer.dispatcher import Dispatcher
+from xopd_trainer.evaluation import Evaluation, Evaluator, Verdict
+from xopd_trainer.export import export_policy
+from xopd_trainer.fleet import engines, read_pods
+from xopd_trainer.groups import GroupWriter
+from xopd_trainer.learner import Learner
+from xopd_trainer.ledger import Ledger
+from xopd_trainer.metrics import TrainerMetrics
+from xopd_trainer.optimiser import load_optimiser_tensors, optimiser_tensors
+from xopd_trainer.publisher import Publisher
+from xopd_trainer.run_files import RunFiles
+from xopd_trainer.status import Status
+from xopd_trainer.step import FinishedStep, StepRunner
+from xopd_trainer.summary import make_summary
+from xopd_trainer.watch import watch
+
+log = structlog.get_logger(__name__)
+
+
+class Trainer:
+    """One life of the trainer. What must survive it lies in the run's folder."""
+
+    def __init__(
+        self,
+        config: Config,
+        items: Sequence[Item],
+        family: ModelFamily,
+        teacher_tokenizer: Any,
+        learner: Learner,
+        teacher: TeacherClient,
+        client: aioredis.Redis,
+    ) -> None:
+        """Put the parts together; nothing is sent yet."""
+        self.config = config
+        self.items = items
+        self.learner = learner
+        self.family = family
+        self.teacher = teacher
+        self.client = client
+        self.keys = Keys(config.redis.prefix)
+        # A new id for each life: answers to an earlier life's prompts can never be taken for ours.
+        self.run_id = f"{config.run.name}-{uuid.uuid4().hex[:12]}"
+        self.files = RunFiles(config)
+        self.status = Status(config.run.name, config.run.steps)
+        self.metrics = TrainerMetrics()
+        self.ledger = Ledger()
+        self.running = asyncio.Event()
+        self.running.set()
+        self.wall_before = 0.0
+        self.began = time.monotonic()
+
+        prompts = WorkStream(client, self.keys.prompts, "rollout", "trainer")
+        self.dispatcher = Dispatcher(prompts, config.trainer.redispatch_after_s, config.trainer.max_attempts)
+        self.trajectories = WorkStream(client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
+        vocabulary_size = family.output_head(learner.policy).weight.shape[0]
+        self.collector = Collector(self.trajectories, self.dispatcher, self.ledger, self.run_id, int(vocabulary_size))
+        info = weights_pb2.RunInfo(
+            protocol=PROTOCOL,
+            run_id=self.run_id,
+            run_name=config.run.name,
+            student=config.student.path,
+            vocabulary_fingerprint=family.vocabulary.fingerprint,
+            started_at=time.time(),
+        )
+        self.store_uri = config.weights.uri or str(self.files.weights.resolve())
+        store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
+        self.publisher = Publisher(client, self.keys, store, info)
+        max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
+        conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
+        writer = GroupWriter(config, conditionings, self.run_id)
+        self.evaluator = Evaluator(writer, self.dispatcher, conditionings)
+        self.steps = StepRunner(
+            config, conditionings, writer, self.dispatcher, teacher, learner, self.publisher, self.ledger
+        )
+
+    async def run(self, resume: bool, stop: asyncio.Event) -> None:
+        """Run to the end, or until `stop` is set: then a checkpoint is written first.
+
+        Raises:
+            UserError: for what the user can put right, such as a teacher with another vocabulary.
+        """
+        step = self._restore() if resume else 0
+        await self._clear_streams()
+        await self.publisher.announce_run()
+        await self.publisher.publish(step, self.learner.trained_state())
+        async with contextlib.AsyncExitStack() as stack:
+            background = [
+                asyncio.create_task(self.collector.run()),
+                asyncio.create_task(watch(self.dispatcher, self.publisher, self.config.run.stall_timeout_s)),
+            ]
+            stack.push_async_callback(_cancel, background)
+            main = asyncio.create_task(self._train_and_evaluate(step))
+            stack.push_async_callback(_cancel, [main])
+            stopping = asyncio.create_task(stop.wait())
+            stack.push_async_callback(_cancel, [stopping])
+            done, _ = await asyncio.wait([main, stopping, *background], return_when=asyncio.FIRST_COMPLETED)
+            if stopping in done and main not in done:
+                self.status.enter("stopping")
+                log.info("stopping", step=self.status.step)
+                return
+            for task in done:
+                task.result()
+
+    async def _train_and_evaluate(self, step: int) -> None:
+        teacher = await self._teacher_score()
+        self.status.teacher_text = accuracy_of([v.correct for v in teacher]).as_json()
+        base = await self._evaluate_split("base", 0, step)
+        order = DataOrder(self._split(self.config.data.train_split, tasks=True), self._batch, self.config.run.seed)
+
+        while step < self.config.run.steps:
+            if not self.running.is_set():
+                self.status.enter("paused")
+                await self.running.wait()
+            self.status.enter("training")
+            step += 1
+            self._record(await self.steps.take(step, order.items_of(step)))
+            last = step == self.config.run.steps
+            if self.config.evals.every and step % self.config.evals.every == 0 and not last:
+                await self._evaluate_dev(step)
+            if step % self.config.run.checkpoint_every == 0 or last:
+                await self._checkpoint(step)
+
+        final = await self._evaluate_split("final", step, step)
+        self.status.enter("exporting")
+        self.learner.assert_frozen()
+        await asyncio.to_thread(export_policy, self.family, self.learner.policy, self.files.export)
+        await self._sum_up(base, final)
+        await self.publisher.announce_run(finished=True)
+        self.status.enter("finished")
+
+    @property
+    def _batch(self) -> int:
+        return self.config.trainer.batch_prompts
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds that the run has taken, earlier lives included."""
+        return self.wall_before + time.monotonic() - self.began
+
+    def _split(self, split: str, tasks: bool = False) -> list[Item]:
+        return [item for item in self.items if item.split == split and (item.kind == "task" or not tasks)]
+
+    async def _teacher_score(self) -> list[Verdict]:
+        items = self._split(self.config.data.eval_split, tasks=True)
+        known = self.files.read_evaluation("teacher", [item.id for item in items])
+        if known is not None:
+            return known.verdicts["text"]
+        self.status.enter("teacher_eval", "the teacher answers the held-out text", len(items))
+        verdicts = await self.evaluator.teacher(
+            self.teacher, items, self.config.evals.max_new_tokens, self.status.advance
+        )
+        self.files.write_evaluation("teacher", Evaluation({"text": verdicts}))
+        return verdicts
+
+    async def _evaluate_split(self, label: str, step: int, version: int) -> Evaluation:
+        """Evaluate the eval split, or read what an earlier life found for the base."""
+        items = self._split(self.config.data.eval_split)
+        known = self.files.read_evaluation(label, [item.id for item in items])
+        if known is None:
+            self.status.enter(f"{label}_eval", "held-out speech, text and retention", len(items))
+            known = await self.evaluator.student(label, step, version, items, self.status.advance)
+            self.files.write_evaluation(label, known)
+            self._record_evaluation(step, "test", known)
+        else:
+            self.status.evals.append(self._evaluation_record(step, "test", known))
+        return known
+
+    async def _evaluate_dev(self, step: int) -> None:
+        limit = self.config.evals.dev_items
+        dev = self._split(self.config.data.dev_split)
+        items = [i for i in dev if i.kind == "task"][:limit] + [i for i in dev if i.kind == "retention"][:limit]
+        if not items:
+            return
+        self.status.enter("dev_eval", "", len(items))
+        evaluation = await self.evaluator.student("dev", step, step, items, self.status.advance)
+        self._record_evaluation(step, "dev", evaluation)
+
+    def _evaluation_record(self, step: int, split: str, evaluation: Evaluation) -> dict[str, Any]:
+        return {"kind": "eval", "step": step, "time": time.time(), "split": split, "scores": evaluation.as_json()}
+
+    def _record_evaluation(self, step: int, split: str, evaluation: Evaluation) -> None:
+        record = self._evaluation_record(step, split, evaluation)
+        self.files.append(record)
+        self.status.evals.append(record)
+        self.metrics.record_evaluation(record)
+
+    def _record(self, finished: FinishedStep) -> None:
+        record = {**finished.record, "wall_s": self.wall_s, "tokens_per_s": self._tokens_per_s(finished)}
+        self.files.append(record)
+        self.status.record_step(record)
+        self.metrics.record_step(record, finished.result, self.ledger, finished.scored_tokens)
+
+    def _tokens_per_s(self, finished: FinishedStep) -> dict[str, float]:
+        tokens = finished.result.tokens
+        busy = self.steps.take_busy_seconds()
+        seconds = {**busy, "trainer": finished.record["seconds"]["learn"]}
+        return {stage: tokens / spent if spent > 0 else 0.0 for stage, spent in seconds.items()}
+
+    async def _checkpoint(self, step: int) -> None:
+        self.learner.assert_frozen()
+        state = {
+            "ledger": self.ledger.as_json(),
+            "wall_s": self.wall_s,
+            "seconds": self.status.seconds,
+            "run": self.config.run.name,
+        }
+        await asyncio.to_thread(
+            save_checkpoint,
+            self.files.checkpoints,
+            step,
+            self.learner.trained_state(),
+            optimiser_tensors(self.learner.optimiser, self.learner.trained),
+            state,
+            self.config.run.keep_checkpoints,
+        )
+        await self.collector.acknowledge_held()
+
+    def _restore(self) -> int:
+        """Go back to the newest whole checkpoint; returns its step, 0 without one."""
+        checkpoint = load_newest_checkpoint(self.files.checkpoints)
+        if checkpoint is None:
+            self.files.forget_after(0)
+            self.files.event(0, "resumed", "from the base: there is no checkpoint yet")
+            return 0
+        self.family.load_hub_state(self.learner.policy, checkpoint.model)
+        load_optimiser_tensors(self.learner.optimiser, self.learner.trained, checkpoint.optimiser)
+        counts = Ledger.from_json(checkpoint.state["ledger"])
+        for name, value in vars(counts).items():
+            setattr(self.ledger, name, value)
+        self.wall_before = float(checkpoint.state["wall_s"])
+        self.files.forget_after(checkpoint.step)
+        for record in self.files.records():
+            if record["kind"] == "step":
+                self.status.record_step(record)
+            elif record["kind"] == "eval" and record["split"] == "dev":
+                self.status.evals.append(record)
+        self.files.event(checkpoint.step, "resumed", f"from the checkpoint of step {checkpoint.step}")
+        log.info("resumed", step=checkpoint.step)
+        return checkpoint.step
+
+    async def _clear_streams(self) -> None:
+        """Remove what an earlier life left: its run id is gone, so all of it is stale."""
+        await self.client.delete(self.keys.prompts, self.keys.trajectories, self.keys.weights)
+        remove_leftovers(self.store_uri)
+        await self.dispatcher.prompts.ensure_group()
+        await self.trajectories.ensure_group()
+
+    async def _sum_up(self, base: Evaluation, final: Evaluation) -> None:
+        steps = [r for r in self.files.records() if r["kind"] == "step"]
+        stages = ("rollout", "teacher", "trainer")
+        tokens_per_s = {s: sum(r["tokens_per_s"][s] for r in steps) / max(1, len(steps)) for s in stages}
+        named = engines(await read_pods(self.client, self.keys), await self.teacher.describe())
+        summary = make_summary(self.config, self.status, self.ledger, base, final, named, tokens_per_s, self.wall_s)
+        self.files.write_summary(summary)
+
+    async def as_status(self) -> dict[str, Any]:
+        """The answer of /status."""
+        self.metrics.unanswered.set(self.dispatcher.unanswered)
+        pods = await read_pods(self.client, self.keys)
+        return {
+            **self.status.as_json(),
+            "pods": pods,
+            "teachers": await self.teacher.describe(),
+            "accounts": self.ledger.as_json(),
+        }
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

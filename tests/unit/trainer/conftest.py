@@ -1,0 +1,57 @@
+"""Random checkpoints and a handful of clips for the trainer's unit tests."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.random_models import make_student, make_teacher
+from xopd.config import Config
+from xopd.data.features import FeatureCache
+from xopd.families import ModelFamily, open_family
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(student, teacher): the student's language model is the teacher's."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    teacher = make_teacher(folder / "teacher")
+    return make_student(folder / "student", language_model_of=teacher), teacher
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Three clips of noise, as (uri, sha256)."""
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    named = []
+    for i, seconds in enumerate((0.7, 1.1, 1.6)):
+        path = folder / f"{i}.flac"
+        soundfile.write(path, rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32), 16000)
+        named.append((str(path), hashlib.sha256(path.read_bytes()).hexdigest()))
+    return named
+
+
+@pytest.fixture(scope="session")
+def family(checkpoints: tuple[Path, Path]) -> ModelFamily:
+    return open_family(str(checkpoints[0]))
+
+
+@pytest.fixture
+def features(family: ModelFamily, tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "features", family.load_audio_encoder(torch.float32), 16000, 30.0)
+
+
+@pytest.fixture
+def config(checkpoints: tuple[Path, Path], tmp_path: Path) -> Config:
+    return Config.model_validate(
+        {
+            "run": {"name": "unit", "directory": str(tmp_path / "runs"), "steps": 10},
+            "data": {"manifest": "items.jsonl"},
+            "student": {"path": str(checkpoints[0])},
+            "teacher": {"path": str(checkpoints[1])},
+            "optimiser": {"learning_rate": 1e-3},
+        }
+    )

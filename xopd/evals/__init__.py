@@ -1,0 +1,1 @@
+"""Grading answers, and how far a score can be trusted."""
