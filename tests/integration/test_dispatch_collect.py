@@ -1,0 +1,163 @@
+"""Dispatcher and collector over a real server: duplicates, stale answers, failures, and an emptied Redis."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+import redis.asyncio as aioredis
+from xopd_trainer.collector import Collector
+from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.ledger import Ledger
+from xopd_trainer.publisher import Publisher
+from xopd_trainer.watch import watch
+
+from xopd.errors import UserError
+from xopd.streams import Keys, WorkStream
+from xopd.streams.embedded import EmbeddedServer
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.v1 import weights_pb2
+from xopd.weights import WeightStore
+
+KEYS = Keys("t")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with EmbeddedServer(tmp_path_factory.mktemp("valkey")) as running:
+        yield running
+
+
+@pytest.fixture
+async def system(server):
+    """(dispatcher, collector, ledger, pod): the pod is a plain consumer that the test answers with."""
+    client = aioredis.Redis.from_url(server.url)
+    await client.flushall()
+    prompts = WorkStream(client, KEYS.prompts, "rollout", "trainer")
+    trajectories = WorkStream(client, KEYS.trajectories, "trainer", "run-1")
+    await prompts.ensure_group()
+    await trajectories.ensure_group()
+    dispatcher, ledger = Dispatcher(prompts, redispatch_after_s=0.2, max_attempts=3), Ledger()
+    collector = Collector(trajectories, dispatcher, ledger, "run-1", vocabulary_size=100)
+    task = asyncio.create_task(collector.run())
+    yield dispatcher, collector, ledger, WorkStream(client, KEYS.prompts, "rollout", "pod")
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await client.aclose()
+
+
+def group(name="g1", seeds=(1, 2), version=4):
+    return pb.PromptGroup(
+        protocol=1, run_id="run-1", group_id=name, item_id="i", modality=pb.MODALITY_TEXT, purpose=pb.PURPOSE_TRAIN,
+        step=5, prompt_token_ids=[1, 2], seeds=seeds, sampling=pb.Sampling(temperature=1, max_new_tokens=4),
+        min_policy_version=version, max_policy_version=version,
+    )  # fmt: skip
+
+
+def answer(to, version=None, run_id=None, token=7):
+    rows = [
+        pb.Trajectory(
+            index=i, seed=seed, token_ids=[3, token], logprobs=[-0.5, -0.25],
+            policy_versions=[to.min_policy_version if version is None else version] * 2,
+            finish_reason=pb.FINISH_REASON_STOP,
+        )
+        for i, seed in enumerate(to.seeds)
+    ]  # fmt: skip
+    return pb.TrajectoryGroup(
+        protocol=1, run_id=run_id or to.run_id, group_id=to.group_id, item_id=to.item_id, modality=to.modality,
+        purpose=to.purpose, step=to.step, attempt=to.attempt, pod_id="pod", trajectories=rows,
+    )  # fmt: skip
+
+
+async def claim(pod):
+    for _ in range(100):
+        claims = await pod.read(1, 100)
+        if claims:
+            return claims[0].entry_id, pb.PromptGroup.FromString(claims[0].data)
+    raise AssertionError("no prompt came")
+
+
+async def test_an_answer_resolves_and_is_held_until_acknowledged(system):
+    dispatcher, collector, ledger, pod = system
+    futures = await dispatcher.submit([group()])
+    entry, asked = await claim(pod)
+    await pod.answer(entry, KEYS.trajectories, answer(asked).SerializeToString())
+    found = await asyncio.wait_for(futures["g1"], 5)
+    assert [t.seed for t in found.trajectories] == [1, 2]
+    assert await pod.length() == 0
+    assert await collector.trajectories.length() == 1
+    await collector.acknowledge_held()
+    assert await collector.trajectories.length() == 0
+    assert ledger.duplicates_dropped == ledger.stale_dropped == 0
+
+
+async def test_duplicates_and_strangers_are_dropped(system):
+    dispatcher, collector, ledger, pod = system
+    futures = await dispatcher.submit([group()])
+    entry, asked = await claim(pod)
+    await pod.client.xadd(KEYS.trajectories, {"p": answer(asked, run_id="an-earlier-life").SerializeToString()})
+    await pod.client.xadd(KEYS.trajectories, {"p": b"\xff not ours"})
+    await pod.client.xadd(KEYS.trajectories, {"other": b"field"})
+    await pod.answer(entry, KEYS.trajectories, answer(asked).SerializeToString())
+    await pod.client.xadd(KEYS.trajectories, {"p": answer(asked).SerializeToString()})
+    await asyncio.wait_for(futures["g1"], 5)
+    while await collector.trajectories.length() > 2:  # the accepted one, and the entry without our field
+        await asyncio.sleep(0.02)
+    assert ledger.duplicates_dropped == 2
+    assert ledger.stale_dropped == 2
+
+
+@pytest.mark.parametrize("wrong", [{"version": 3}, {"token": 100}])
+async def test_the_wrong_policy_or_vocabulary_is_asked_again(system, wrong):
+    dispatcher, _, ledger, pod = system
+    futures = await dispatcher.submit([group()])
+    entry, asked = await claim(pod)
+    await pod.answer(entry, KEYS.trajectories, answer(asked, **wrong).SerializeToString())
+    entry, again = await claim(pod)
+    assert (again.group_id, again.attempt) == ("g1", 1)
+    await pod.answer(entry, KEYS.trajectories, answer(again).SerializeToString())
+    await asyncio.wait_for(futures["g1"], 5)
+    assert ledger.stale_dropped == 2
+
+
+async def test_failures(system):
+    dispatcher, _, _, pod = system
+    futures = await dispatcher.submit([group("bad"), group("flaky")])
+    for _ in range(4):
+        entry, asked = await claim(pod)
+        code = pb.FAILURE_CODE_BAD_ITEM if asked.group_id == "bad" else pb.FAILURE_CODE_ENGINE
+        failed = answer(asked)
+        del failed.trajectories[:]
+        failed.failure.code, failed.failure.reason = code, "broken"
+        await pod.answer(entry, KEYS.trajectories, failed.SerializeToString())
+    with pytest.raises(GroupFailedError, match="broken"):
+        await asyncio.wait_for(futures["bad"], 5)
+    with pytest.raises(GroupFailedError, match="after 3 attempts"):
+        await asyncio.wait_for(futures["flaky"], 5)
+
+
+async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path):
+    dispatcher, _, _, pod = system
+    info = weights_pb2.RunInfo(protocol=1, run_id="run-1")
+    publisher = Publisher(pod.client, KEYS, WeightStore(str(tmp_path), "run-1", 2), info)
+    await publisher.announce_run()
+    await publisher.publish(4, {})
+    dispatcher.redispatch_after_s = 60.0
+    futures = await dispatcher.submit([group()])
+    await pod.client.flushall()
+    guard = asyncio.create_task(watch(dispatcher, publisher, 60.0))
+    entry, asked = await claim(pod)
+    assert asked.attempt == 1
+    assert (await publisher.announcements.find("run-1", 4, 4)).version == 4
+    await pod.answer(entry, KEYS.trajectories, answer(asked).SerializeToString())
+    await asyncio.wait_for(futures["g1"], 5)
+    guard.cancel()
+
+
+async def test_a_silence_ends_the_run_with_a_sentence(system, tmp_path: Path):
+    dispatcher, _, _, pod = system
+    publisher = Publisher(pod.client, KEYS, WeightStore(str(tmp_path), "run-1", 2), weights_pb2.RunInfo(protocol=1))
+    await dispatcher.submit([group()])
+    with pytest.raises(UserError, match="no trajectory has arrived"):
+        await asyncio.wait_for(watch(dispatcher, publisher, 0.5), 20)
