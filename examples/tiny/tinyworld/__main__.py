@@ -64,6 +64,7 @@ def check(
 
 
 def main() -> None:
+    """Runs the command line; a foreseeable failure is one sentence, not a traceback."""
     try:
         app()
     except (FileNotFoundError, ValueError, ModuleNotFoundError, RuntimeError) as error:

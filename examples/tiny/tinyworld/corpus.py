@@ -121,5 +121,6 @@ def build_corpus(path: Path, split: Split, clips: int, seed: int, workers: int =
 
 
 def load_corpus(path: Path) -> Corpus:
+    """The corpus that `build_corpus` wrote."""
     data = np.load(path, allow_pickle=False)
     return Corpus(data["mel"], data["starts"], [str(t) for t in data["texts"]], data["traits"])

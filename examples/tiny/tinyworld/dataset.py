@@ -111,6 +111,7 @@ def plan_retention(split: Split, count: int, seed: int) -> Iterator[Plan]:
 
 
 def plan_all(sizes: Sizes, seed: int) -> list[Plan]:
+    """Every item of the folder, in the manifest's order."""
     return [
         *plan_tasks("train", sizes.train, seed),
         *plan_tasks("dev", sizes.dev, seed),

@@ -125,6 +125,7 @@ def response_ids(tokenizer: Qwen2Tokenizer, texts: Sequence[str]) -> list[list[i
 
 
 def text_accuracy(model: Any, tokenizer: Qwen2Tokenizer, texts: Sequence[str], answers: Sequence[str]) -> float:
+    """Greedy accuracy on written instructions."""
     with torch.no_grad():
         prompts = embed_text(model, tokenizer, texts)
     return accuracy(greedy(model, tokenizer, prompts), answers)
@@ -155,7 +156,7 @@ def train_teacher(
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-            progress.update(bar, advance=1, note=f"loss {loss.item():.4f}" if step % 20 == 19 else None)
+            progress.update(bar, advance=1, note=f"loss {loss.item():.4f}")
             if (step + 1) % 500 == 0 or step + 1 == steps:
                 score = text_accuracy(
                     model, tokenizer, [instruction(*t) for t in dev], [extract_answer(response(t[0])) for t in dev]

@@ -59,6 +59,7 @@ class Delivery:
 
     @property
     def speaker(self) -> str:
+        """The speaker's name: voice, pitch and vocal-tract factor."""
         return f"{self.voice}-{self.pitch}-{self.factor}"
 
 
@@ -85,7 +86,12 @@ def sample_delivery(rng: random.Random, split: Split, traits: dict[str, str] | N
     pace = {"fast": (146, 162), "slow": (74, 86)}.get(traits.get("pace", ""), (110, 145))
     gain = {"loud": (-4.0, -1.0), "quiet": (-24.0, -18.0)}.get(traits.get("loudness", ""), (-16.0, -2.0))
     return Delivery(
-        voice, pitch, factor, rng.randint(*pace), round(rng.uniform(*gain), 2), round(rng.uniform(25, 45), 1),
+        voice,
+        pitch,
+        factor,
+        rng.randint(*pace),
+        round(rng.uniform(*gain), 2),
+        round(rng.uniform(25, 45), 1),
         rng.getrandbits(32),
     )
 

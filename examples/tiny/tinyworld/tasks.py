@@ -80,6 +80,7 @@ class Content:
 
     @property
     def key(self) -> str:
+        """The content's canonical name."""
         return f"{self.family}:{'/'.join(self.slots)}"
 
 
@@ -97,9 +98,7 @@ def phrasing_split(opener: int, core: int) -> Split:
 
 def phrasings(family: str, split: Split) -> list[tuple[int, int]]:
     """All (opener, core) pairs of a family that belong to a split."""
-    return [
-        (o, c) for o in range(len(OPENERS)) for c in range(len(CORES[family])) if phrasing_split(o, c) == split
-    ]
+    return [(o, c) for o in range(len(OPENERS)) for c in range(len(CORES[family])) if phrasing_split(o, c) == split]
 
 
 def sample_content(family: str, rng: random.Random) -> Content:
@@ -131,9 +130,7 @@ def sample_content(family: str, rng: random.Random) -> Content:
         while True:
             a, b, c = rng.randint(2, 6), rng.randint(1, 6), rng.randint(2, 12)
             if a * b <= c:
-                return Content(
-                    family, (rng.choice(PEOPLE), NUMBERS[c], NUMBERS[a], rng.choice(OBJECTS), NUMBERS[b])
-                )
+                return Content(family, (rng.choice(PEOPLE), NUMBERS[c], NUMBERS[a], rng.choice(OBJECTS), NUMBERS[b]))
     raise ValueError(f"there is no family {family!r}; the families are {', '.join(FAMILIES)}")
 
 
@@ -143,9 +140,7 @@ def instruction(content: Content, phrasing: tuple[int, int]) -> str:
     s = content.slots
     if content.family == "arithmetic":
         verbs = {"plus": "add", "minus": "remove"}
-        text = core.format(
-            a=s[0], op1=s[1], b=s[2], op2=s[3], c=s[4], verb1=verbs[s[1]], verb2=verbs[s[3]]
-        )
+        text = core.format(a=s[0], op1=s[1], b=s[2], op2=s[3], c=s[4], verb1=verbs[s[1]], verb2=verbs[s[3]])
     elif content.family == "extremes":
         # The word for the extreme follows from the phrasing, so that it is part of how, not of what, is asked.
         names = LARGEST if s[0] == "largest" else SMALLEST
@@ -191,9 +186,7 @@ def response(content: Content) -> str:
         return f"{s[0]} has {s[1]} . {middle} . {s[1]} plus {NUMBERS[second]} is {total} . answer {total}"
     cost = number(s[2]) * number(s[4])
     left = NUMBERS[number(s[1]) - cost]
-    return (
-        f"{s[2]} times {s[4]} is {NUMBERS[cost]} . {s[1]} minus {NUMBERS[cost]} is {left} . answer {left}"
-    )
+    return f"{s[2]} times {s[4]} is {NUMBERS[cost]} . {s[1]} minus {NUMBERS[cost]} is {left} . answer {left}"
 
 
 def extract_answer(text: str) -> str:

@@ -56,14 +56,14 @@ def build_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
         lines += [question, *(retention_response(a) for a in answers)] * 40
     lines += ["user", "assistant"] * 500
     core = Tokenizer(models.BPE())
-    core.normalizer = normalizers.NFC()  # type: ignore[assignment]
-    core.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    core.normalizer = normalizers.NFC()
+    core.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated", invert=False),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    core.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY_SIZE - len(SPECIALS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -86,11 +86,10 @@ def build_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
+    """The tokenizer of a checkpoint folder."""
     return Qwen2Tokenizer.from_pretrained(folder)
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2AudioProcessor:
     """The student's processor: 30-second window and the shared tokenizer."""
-    return Qwen2AudioProcessor(
-        feature_extractor=feature_extractor(), tokenizer=tokenizer, chat_template=CHAT_TEMPLATE
-    )
+    return Qwen2AudioProcessor(feature_extractor=feature_extractor(), tokenizer=tokenizer, chat_template=CHAT_TEMPLATE)

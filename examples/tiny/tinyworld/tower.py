@@ -27,6 +27,7 @@ HEAD_OFFSETS = ((-3, -1, 1, 3), (-6, -2, 2, 6), (-12, -4, 4, 12), (-8, 0, 8, 16)
 
 
 def tower_config(width: int = 128, layers: int = 4, heads: int = 4, ffn: int = 512) -> Qwen2AudioEncoderConfig:
+    """The tower's size: under a million trained weights."""
     return Qwen2AudioEncoderConfig(
         num_mel_bins=MEL_BINS,
         d_model=width,
@@ -90,9 +91,7 @@ def new_tower(seed: int) -> Qwen2AudioEncoder:
     return tower
 
 
-def mel_features(
-    extractor: WhisperFeatureExtractor, clips: Sequence[npt.NDArray[np.float32]]
-) -> tuple[Tensor, Tensor]:
+def mel_features(extractor: WhisperFeatureExtractor, clips: Sequence[npt.NDArray[np.float32]]) -> tuple[Tensor, Tensor]:
     """Log-mel features [clips, 80, frames] on a window trimmed to the longest clip, and each clip's frames [clips].
 
     Equal to the first frames of the full 30-second window's features: what is left out is silence, and silence

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import torch
 from rich.progress import Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Qwen2AudioEncoder
@@ -21,7 +22,6 @@ from .tower import HOP, MARGIN_FRAMES, Probe, encode_mel, new_tower
 
 BATCH_SECONDS = 140.0  # seconds of padded audio a step
 TRAIT_WEIGHT = 0.5
-BF16 = True
 
 
 def edit_distance(a: list[str], b: list[str]) -> int:
@@ -35,6 +35,7 @@ def edit_distance(a: list[str], b: list[str]) -> int:
 
 
 def word_error_rate(references: list[str], hypotheses: list[str]) -> float:
+    """All edits over all reference words."""
     errors = sum(edit_distance(r.split(), h.split()) for r, h in zip(references, hypotheses, strict=True))
     return errors / sum(len(r.split()) for r in references)
 
@@ -130,7 +131,7 @@ def train_tower(
             rows = next(stream)
             mel, lengths = corpus.batch(rows, MARGIN_FRAMES)
             words = [[index[w] for w in corpus.texts[r].split()] for r in rows]
-            with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
+            with torch.autocast("cpu", torch.bfloat16):
                 outputs, counts = encode_mel(tower, mask_features(mel, generator), lengths)
             outputs = outputs.float()
             ctc = nn.functional.ctc_loss(
@@ -148,7 +149,7 @@ def train_tower(
             optimiser.step()
             schedule.step()
             if step % 20 == 19:
-                note = f"ctc {float(ctc):.3f} traits {float(trait):.3f}"
+                note = f"ctc {ctc.item():.3f} traits {trait.item():.3f}"
             if (step + 1) % 300 == 0 or step + 1 == steps:
                 found = measure(tower, probe, dev)
                 elapsed = time.monotonic() - began
@@ -180,9 +181,8 @@ def save_probe(probe: Probe, path: Path) -> None:
 
 
 def load_probe(path: Path) -> Probe:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:  # type: ignore[no-untyped-call]
+    """The probe that `save_probe` wrote."""
+    with safe_open(path, "pt") as file:
         vocabulary = file.metadata()["vocabulary"].split()
     tensors = load_file(path)
     probe = Probe(tensors["words.weight"].shape[1], vocabulary)
@@ -191,6 +191,7 @@ def load_probe(path: Path) -> Probe:
 
 
 def load_tower(path: Path) -> Qwen2AudioEncoder:
+    """The tower that `train_tower` wrote."""
     tower = new_tower(0)
     tower.load_state_dict(load_file(path))
     return tower.eval()
