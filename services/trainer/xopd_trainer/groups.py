@@ -31,9 +31,7 @@ class GroupWriter:
         )
         return self._group(group_id, step, item, modality, version, seeds, sampling, pb.PURPOSE_TRAIN)
 
-    def evaluation(
-        self, label: str, step: int, item: Item, modality: pb.Modality, version: int
-    ) -> pb.PromptGroup:
+    def evaluation(self, label: str, step: int, item: Item, modality: pb.Modality, version: int) -> pb.PromptGroup:
         """One greedy response, to be graded."""
         group_id = f"eval-{label}-{step:06d}-{item.id}-{SHORT[modality]}"
         sampling = pb.Sampling(temperature=0.0, max_new_tokens=self.config.evals.max_new_tokens)

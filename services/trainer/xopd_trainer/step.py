@@ -60,6 +60,8 @@ class StepRunner:
         self.learner = learner
         self.publisher = publisher
         self.ledger = ledger
+        self.learning = False
+        """Whether the weights are between two versions. Stays set if a step breaks there."""
         self.rollout_clock = BusyClock()
         self.score_clock = BusyClock()
         self._busy_before = {"rollout": 0.0, "teacher": 0.0}
@@ -99,9 +101,11 @@ class StepRunner:
 
         if not batch:
             raise GroupFailedError(f"no item of step {step} could be answered")
+        self.learning = True
         result = await asyncio.to_thread(self.learner.step, step, batch)
         learn_s = time.monotonic() - scored_at
         await self.publisher.publish(step, self.learner.trained_state())
+        self.learning = False
         sync_s = time.monotonic() - scored_at - learn_s
 
         lag = max(t.policy_lag for group in batch for t in group.trajectories)

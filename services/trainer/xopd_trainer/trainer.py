@@ -15,6 +15,7 @@ from xopd.scoring import TeacherClient
 
 from xopd.config import Config
 from xopd.data import Item
+from xopd.errors import UserError
 from xopd.evals.intervals import accuracy_of
 from xopd.families import ModelFamily
 from xopd.streams import Keys, WorkStream
@@ -44,6 +45,8 @@ from xopd_trainer.summary import make_summary
 from xopd_trainer.watch import watch
 
 log = structlog.get_logger(__name__)
+STOP_GRACE_S = 60.0
+"""Longest wait for the step under way when the run is stopped (seconds)."""
 
 
 class Trainer:
@@ -76,6 +79,8 @@ class Trainer:
         self.running = asyncio.Event()
         self.running.set()
         self.wall_before = 0.0
+        self.done_step = self.checkpointed_step = 0
+        self.in_step = self.stopping = False
         self.began = time.monotonic()
 
         prompts = WorkStream(client, self.keys.prompts, "rollout", "trainer")
@@ -123,12 +128,29 @@ class Trainer:
             stopping = asyncio.create_task(stop.wait())
             stack.push_async_callback(_cancel, [stopping])
             done, _ = await asyncio.wait([main, stopping, *background], return_when=asyncio.FIRST_COMPLETED)
-            if stopping in done and main not in done:
-                self.status.enter("stopping")
-                log.info("stopping", step=self.status.step)
-                return
-            for task in done:
-                task.result()
+            try:
+                if stopping in done and main not in done:
+                    await self._stop(main)
+                for task in done - {stopping}:
+                    task.result()
+            except UserError:
+                await self._checkpoint_if_new()
+                raise
+
+    async def _stop(self, main: asyncio.Task[None]) -> None:
+        """Let the step under way end, if it can, and write a checkpoint."""
+        self.status.enter("stopping", "finishing the step")
+        log.info("stopping", step=self.done_step)
+        self.stopping = True
+        if self.in_step:
+            await asyncio.wait([main], timeout=STOP_GRACE_S)
+        await _cancel([main])
+        await self._checkpoint_if_new()
+
+    async def _checkpoint_if_new(self) -> None:
+        # Cut off within a step, the weights may lie between two versions: the last checkpoint stands.
+        if not self.steps.learning and self.done_step > self.checkpointed_step:
+            await self._checkpoint(self.done_step)
 
     async def _train_and_evaluate(self, step: int) -> None:
         teacher = await self._teacher_score()
@@ -140,9 +162,13 @@ class Trainer:
             if not self.running.is_set():
                 self.status.enter("paused")
                 await self.running.wait()
+            if self.stopping:
+                return
             self.status.enter("training")
             step += 1
+            self.in_step = True
             self._record(await self.steps.take(step, order.items_of(step)))
+            self.in_step, self.done_step = False, step
             last = step == self.config.run.steps
             if self.config.evals.every and step % self.config.evals.every == 0 and not last:
                 await self._evaluate_dev(step)
@@ -242,6 +268,7 @@ class Trainer:
             state,
             self.config.run.keep_checkpoints,
         )
+        self.checkpointed_step = step
         await self.collector.acknowledge_held()
 
     def _restore(self) -> int:
@@ -264,6 +291,7 @@ class Trainer:
             elif record["kind"] == "eval" and record["split"] == "dev":
                 self.status.evals.append(record)
         self.files.event(checkpoint.step, "resumed", f"from the checkpoint of step {checkpoint.step}")
+        self.done_step = self.checkpointed_step = checkpoint.step
         log.info("resumed", step=checkpoint.step)
         return checkpoint.step
 

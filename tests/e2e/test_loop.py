@@ -1,0 +1,134 @@
+"""The whole system through `xopd up`: real vLLM, real gRPC, real Valkey, as a user starts it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen2AudioForConditionalGeneration
+
+from tests.e2e.world import Run, make_world
+from xopd.families import open_family
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def start():
+    runs: list[Run] = []
+
+    def _start(config: Path, *options: str) -> Run:
+        runs.append(Run(config, *options))
+        return runs[-1]
+
+    yield _start
+    for run in runs:
+        run.stop()
+
+
+def assert_accounts_closed(run: Run, steps: int, per_step: int) -> None:
+    counts = run.summary()["trajectories"]
+    assert counts["dispatched"] == counts["trained"] == steps * per_step
+    assert counts["lost"] == counts["given_up"] == 0
+    assert run.summary()["policy_lag"]["max"] == 0
+    assert [r["step"] for r in run.steps()] == list(range(1, steps + 1))
+
+
+def test_a_run_from_start_to_report(tmp_path, start):
+    """Both modalities; then the export loads in transformers, frozen parts bit-identical."""
+    config = make_world(tmp_path)
+    run = start(config)
+    assert run.wait(420) == 0, run.text()
+    assert_accounts_closed(run, steps=4, per_step=4 * 2 * 4)
+    summary = run.summary()
+    assert summary["engine"]["rollout"].startswith("vllm 0.")
+    assert summary["engine"]["teacher"].startswith("transformers 5.")
+    assert summary["base"]["speech"]["n"] == 4
+    assert summary["base"]["retention"]["n"] == 4
+    assert (run.folder / "report.html").stat().st_size > 10_000
+    for step in run.steps():
+        assert step["text"]["tokens"] > 0
+        assert step["speech"]["tokens"] > 0
+        for modality in ("text", "speech"):
+            # vLLM and the learner compute the same policy: the ratio is 1 up to rounding.
+            assert step[modality]["ratio"]["mean"] == pytest.approx(1.0, abs=1e-3)
+
+    family = open_family(str(tmp_path / "student"))
+    before, after = (
+        load_file(tmp_path / "student/model.safetensors"),
+        load_file(run.folder / "export/model.safetensors"),
+    )
+    assert before.keys() == after.keys()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == family.is_frozen(name), name
+    Qwen2AudioForConditionalGeneration.from_pretrained(run.folder / "export")
+
+    again = start(config)
+    assert again.wait(60) == 2
+    assert "finished run" in again.text()
+
+
+def test_student_equal_to_teacher_has_advantage_zero_end_to_end(tmp_path, start):
+    """Text only, and the student's language model is the teacher's: nothing to learn, through every service."""
+    config = make_world(tmp_path, objective={"lambda": 0.0}, evals={"every": 0}, run={"steps": 2})
+    run = start(config, "--set", "optimiser.learning_rate=1e-12")
+    assert run.wait(420) == 0, run.text()
+    for step in run.steps():
+        assert step["speech"] is None
+        advantage = step["text"]["advantage"]
+        assert max(abs(advantage[key]) for key in ("mean", "p5", "p95", "std")) < 1e-4
+        assert step["text"]["tokens"] > 50
+
+
+def test_killed_pods_and_teacher_cost_nothing(tmp_path, start):
+    config = make_world(tmp_path, run={"steps": 14}, evals={"every": 0}, rollout={"pods": 2})
+    run = start(config)
+    run.wait_for_step(2)
+    os.kill(run.pid_of("rollout-0"), signal.SIGKILL)
+    run.wait_for_step(5)
+    os.kill(run.pid_of("teacher-0"), signal.SIGKILL)
+    assert run.wait(420) == 0, run.text()
+    assert_accounts_closed(run, steps=14, per_step=4 * 2 * 4)
+
+
+def test_ctrl_c_then_resume(tmp_path, start):
+    config = make_world(tmp_path, run={"steps": 12}, evals={"every": 0})
+    run = start(config)
+    run.wait_for_step(3)
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait(120) != 0
+    assert "--resume" in run.text()
+    done = len(run.steps())
+    assert 3 <= done < 12
+    time.sleep(0.5)
+    for name in ("trainer", "rollout-0", "teacher-0"):
+        with pytest.raises((ProcessLookupError, KeyError)):
+            os.kill(run.pid_of(name), 0)
+
+    resumed = start(config, "--resume")
+    assert resumed.wait(420) == 0, resumed.text()
+    events = [r for r in resumed.records() if r["kind"] == "event"]
+    assert any(r["event"] == "resumed" and r["step"] == done for r in events)
+    assert_accounts_closed(resumed, steps=12, per_step=4 * 2 * 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["redis.url=redis://127.0.0.1:1"], "cannot be reached"),
+        (["teacher.endpoints=[127.0.0.1:1]"], "127.0.0.1:1"),
+        (["objective.lamda=0.5"], "did you mean `lambda`"),
+        (["data.manifest=/nowhere.jsonl"], "no such manifest"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, start, settings, sentence):
+    config = make_world(tmp_path, teacher={"attempts": 2}, redis={"connect_timeout_s": 2})
+    run = start(config, *(part for setting in settings for part in ("--set", setting)))
+    assert run.wait(240) == 2, run.text()
+    assert sentence in run.text()
+    assert "Traceback" not in run.text()
