@@ -1,0 +1,45 @@
+# What a fresh machine needs: `make demo` and `make test` do all the set-up by themselves.
+.POSIX:
+SHELL = /bin/sh
+.SUFFIXES:
+.DEFAULT_GOAL := help
+
+BIN = .venv/bin
+VENV_PYTHON = $(BIN)/python
+DEMO = examples/tiny/demo.yaml
+TESTS = tests
+
+.PHONY: help setup demo data test lint protos lock docs clean
+
+help: ## this list
+	@echo "make TARGET, with TARGET one of"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 12
+
+setup: ## .venv with everything (PYTHON=python3.12 picks the interpreter, PIP_ARGS=... goes to pip)
+	@PIP_ARGS="$(PIP_ARGS)" PYTHON="$(PYTHON)" tools/setup.sh
+
+data: setup ## the tiny world's audio and questions
+	@PYTHONPATH=examples/tiny $(VENV_PYTHON) -m tinyworld data
+
+demo: data ## the whole system on this machine, a live view, then the report (XOPD_ variables pass through)
+	$(BIN)/xopd up $(DEMO) --overwrite
+
+test: data ## all tests (TESTS=tests/unit for a part)
+	$(VENV_PYTHON) -m pytest $(TESTS) $(PYTEST_ARGS)
+
+lint: setup ## ruff, mypy, buf, generated code, requirement sets, forbidden strings
+	@tools/lint.sh
+
+protos: setup ## regenerate xopd/v1 from protos/
+	$(VENV_PYTHON) tools/protos.py
+
+lock: setup ## regenerate the pinned requirement sets from requirements/roots.toml
+	$(VENV_PYTHON) requirements/lock.py
+
+docs: setup ## regenerate docs/CONFIG.md
+	$(BIN)/xopd config reference > docs/CONFIG.md.new
+	mv docs/CONFIG.md.new docs/CONFIG.md
+
+clean: ## caches, builds and the tiny world's data; runs/ and .venv stay
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist *.egg-info services/*/*.egg-info examples/tiny/data
+	find xopd services tests examples requirements tools bench -name __pycache__ -type d -prune -exec rm -rf {} +
