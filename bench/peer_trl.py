@@ -9,6 +9,7 @@ Run by `bench/loop.py`; needs `requirements/bench.txt`.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -77,7 +78,7 @@ def main() -> None:
     began = time.monotonic()
     trainer.train()
     ends = [began, *times.ends]
-    seconds = [b - a for a, b in zip(ends, ends[1:], strict=False)]
+    seconds = [b - a for a, b in itertools.pairwise(ends)]
     print(json.dumps({"step_seconds": seconds, "trajectories_per_step": args.batch * args.samples}))
 
 
