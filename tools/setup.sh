@@ -8,6 +8,7 @@ set -eu
 venv=.venv
 stamp=$venv/.xopd-setup
 log=$venv/setup.log
+unfinished=$venv/.unfinished
 requirements=requirements/all-cpu.txt
 packages=". services/rollout services/teacher services/trainer"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -108,8 +109,13 @@ torch_libraries=
 check_compiler
 check_torch
 echo "set-up 2/4: $(grep -c == "$requirements") pinned packages, about 0.6 GB to download (one to four minutes)"
+# An earlier pip that was stopped may have left a package half unpacked, which the next pip takes for whole.
+again=
+[ ! -e "$unfinished" ] || again=--force-reinstall
+touch "$unfinished"
 # shellcheck disable=SC2086
-run_pip -r "$requirements" $torch_libraries
+run_pip $again -r "$requirements" $torch_libraries
+rm "$unfinished"
 echo "set-up 3/4: xopd and its three services"
 editable=
 for package in $packages; do editable="$editable -e $package"; done
