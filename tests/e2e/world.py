@@ -18,7 +18,7 @@ import yaml
 from tests.random_models import make_student, make_teacher
 
 ROOT = Path(__file__).resolve().parents[2]
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 def make_world(folder: Path, **settings: dict[str, Any]) -> Path:
