@@ -57,9 +57,7 @@ def test_logprobs_equal_plain_transformers(config, family, features, clips, chec
     learner = Learner(config, family, features)
     for seed, clip in enumerate(clips):
         group = make_group(family, modality, clip, seed)
-        for ours, theirs in zip(
-            learner.logprobs(group), naive_logprobs(checkpoints[0], family, group), strict=True
-        ):
+        for ours, theirs in zip(learner.logprobs(group), naive_logprobs(checkpoints[0], family, group), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
