@@ -1,0 +1,113 @@
+"""The interface of an engine, and the plain values that go in and come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xopd.data.vocabulary import Vocabulary
+
+Floats = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ScoreItem:
+    """Responses that share one prompt.
+
+    prompt: token ids of x_t, at least one. responses: token ids of each y, at least one token each.
+    top_k: most probable tokens wanted at each position; below the vocabulary's size.
+    """
+
+    prompt: tuple[int, ...]
+    responses: tuple[Ids, ...]
+    top_k: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Prompt plus all responses."""
+        return len(self.prompt) + sum(len(response) for response in self.responses)
+
+
+@dataclass(frozen=True)
+class ResponseScore:
+    """log π_T(y_t | x_t, y_<t) for the T tokens of one response, natural logarithm, float32.
+
+    logprobs: [T]. top_token_ids and top_logprobs: [T, k], most probable first. tail_logprobs: [T], log of the mass
+    outside the top k; empty where k is 0.
+    """
+
+    logprobs: Floats
+    top_token_ids: NDArray[np.int32]
+    top_logprobs: Floats
+    tail_logprobs: Floats
+
+
+@dataclass(frozen=True)
+class GenerateItem:
+    """A prompt to be answered; temperature 0 is greedy decoding."""
+
+    prompt: tuple[int, ...]
+    max_new_tokens: int
+    temperature: float
+    stop_token_ids: frozenset[int]
+    seed: int
+
+    @property
+    def tokens(self) -> int:
+        """Prompt plus the longest answer."""
+        return len(self.prompt) + self.max_new_tokens
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Token ids of an answer, the stop token included, and their log-probabilities at temperature 1."""
+
+    token_ids: Ids
+    logprobs: Floats
+
+
+Answer = TypeVar("Answer", covariant=True)
+
+
+@dataclass(frozen=True)
+class Batch(Generic[Answer]):
+    """The answers to a batch, in its order, and what they cost.
+
+    forward_tokens: positions that went through the model, padding included. padding_tokens: the padding among them.
+    """
+
+    answers: Sequence[Answer]
+    forward_tokens: int
+    padding_tokens: int
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine is and what it can take.
+
+    logit_size: rows of the output head; token ids lie below it. It may exceed the tokenizer's vocabulary.
+    max_context_tokens: longest prompt plus response.
+    """
+
+    name: str
+    version: str
+    vocabulary: Vocabulary
+    logit_size: int
+    max_context_tokens: int
+
+
+class Engine(Protocol):
+    """Scores and generates. Called from one thread at a time; the calls block."""
+
+    info: EngineInfo
+
+    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[ResponseScore, ...]]:
+        """Log-probabilities of every response of every item. They may be NaN where the model is broken."""
+
+    def generate(self, items: Sequence[GenerateItem]) -> Batch[Generated]:
+        """Answer every prompt. An answer does not depend on the batch's other items, up to rounding."""

@@ -1,0 +1,46 @@
+"""What both engines read of a checkpoint before they load it: its tokenizer's vocabulary and its context length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from xopd.data.vocabulary import Vocabulary, vocabulary_of
+from xopd.errors import UserError
+
+
+def read_config(path: str) -> Any:
+    """The text model's configuration.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is not readable.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UserError(f"teacher.path {path}: there is no such folder; give a checkpoint's folder.")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"teacher.path {path}: holds no config.json; give a checkpoint's folder in the hub's layout.")
+    try:
+        return AutoConfig.from_pretrained(folder).get_text_config()
+    except Exception as error:
+        raise UserError(f"teacher.path {path}: its config.json cannot be read ({first_line(error)}).") from None
+
+
+def read_vocabulary(path: str) -> Vocabulary:
+    """The vocabulary of the checkpoint's tokenizer.
+
+    Raises:
+        UserError: if the tokenizer cannot be loaded.
+    """
+    try:
+        return vocabulary_of(AutoTokenizer.from_pretrained(path))
+    except Exception as error:
+        raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
+
+
+def first_line(error: Exception) -> str:
+    """An exception's first line, without its full stop, to stand inside a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -1,0 +1,46 @@
+"""From hidden states to log-probabilities: the sampled token, the k most probable ones, and the mass beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xopd_teacher.engines.base import ResponseScore
+
+LOGITS_AT_ONCE = 2**26
+"""Most float32 logits alive at a time (256 MiB): with a vocabulary of 150,000 they are those of 440 positions."""
+
+
+def read_scores(
+    head: Callable[[Tensor], Tensor], logit_size: int, hidden: Tensor, targets: Tensor, top_k: int
+) -> ResponseScore:
+    """Log-probabilities at n positions, as if they were those of one response.
+
+    Args:
+        head: maps hidden states [m, d] to logits [m, logit_size].
+        logit_size: rows of the head.
+        hidden: [n, d], the states that predict the targets.
+        targets: [n] int64, the tokens whose log-probabilities are wanted.
+        top_k: below logit_size.
+    """
+    at_once = max(1, LOGITS_AT_ONCE // logit_size)
+    chunks = [
+        _read(head(states), wanted, top_k)
+        for states, wanted in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
+    ]
+    logprobs, ids, tops, tails = (torch.cat(parts).cpu().numpy() for parts in zip(*chunks, strict=True))
+    return ResponseScore(logprobs, ids.astype(np.int32), tops, tails)
+
+
+def _read(logits: Tensor, targets: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    chosen = logprobs.gather(-1, targets[:, None])[:, 0]
+    tops, ids = logprobs.topk(top_k, dim=-1)
+    if top_k == 0:
+        return chosen, ids, tops, chosen.new_empty(0)
+    # Summed over the rest itself: 1 - sum(top k) would lose every digit where the top k hold nearly all the mass.
+    tails = logprobs.scatter(-1, ids, float("-inf")).logsumexp(dim=-1)
+    return chosen, ids, tops, tails

@@ -1,0 +1,7 @@
+"""The trainer's and the tools' way to teacher pods. Imports no torch."""
+
+from xopd.scoring.answers import GeneratedResponse, ScoredResponse
+from xopd.scoring.client import TeacherClient
+from xopd.scoring.errors import ScoringError, TeacherUnreachableError
+
+__all__ = ["GeneratedResponse", "ScoredResponse", "ScoringError", "TeacherClient", "TeacherUnreachableError"]

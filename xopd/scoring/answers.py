@@ -1,0 +1,89 @@
+"""What a teacher answered, as arrays, after it was held against what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xopd.scoring.errors import ScoringError
+from xopd.v1 import teacher_pb2 as pb
+
+ABOVE_ZERO = 1e-3
+"""A log-probability may exceed 0 by rounding, not by more (nats)."""
+
+
+@dataclass(frozen=True)
+class ScoredResponse:
+    """log π_T(y_t | x_t, y_<t) of one response of T tokens, natural logarithm, float32.
+
+    logprobs: [T]. top_token_ids [T, k] int32 and top_logprobs [T, k]: the most probable tokens, best first.
+    tail_logprobs: [T], log of the mass outside the top k; [0] where k is 0.
+    """
+
+    logprobs: NDArray[np.float32]
+    top_token_ids: NDArray[np.int32]
+    top_logprobs: NDArray[np.float32]
+    tail_logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class GeneratedResponse:
+    """A teacher's own response: token ids [T] int32, the stop token included, and log-probabilities [T] float32."""
+
+    token_ids: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+
+
+def read_scores(request: pb.ScoreRequest, response: pb.ScoreResponse) -> list[ScoredResponse]:
+    """The scores of each response of `request`, in its order.
+
+    Raises:
+        ScoringError: if the answer is another request's, or is incomplete or impossible.
+    """
+    if response.request_id != request.request_id:
+        raise ScoringError(f"asked for {request.request_id!r}, the teacher answered {response.request_id!r}")
+    if len(response.scores) != len(request.responses):
+        raise ScoringError(
+            f"{request.request_id}: {len(request.responses)} responses were sent, {len(response.scores)} scores came"
+        )
+    return [
+        _read_one(f"response {index} of {request.request_id}", len(asked.token_ids), request.top_k, score)
+        for index, (asked, score) in enumerate(zip(request.responses, response.scores, strict=True))
+    ]
+
+
+def read_generated(request: pb.GenerateRequest, response: pb.GenerateResponse) -> GeneratedResponse:
+    """The generated response.
+
+    Raises:
+        ScoringError: if it is empty, too long or impossible.
+    """
+    tokens = len(response.token_ids)
+    if not 1 <= tokens <= request.max_new_tokens:
+        raise ScoringError(f"at most {request.max_new_tokens} tokens were asked for, {tokens} came")
+    token_ids = np.fromiter(response.token_ids, dtype=np.int32)
+    return GeneratedResponse(token_ids, _logprobs("the generated response", response.logprobs, tokens))
+
+
+def _read_one(where: str, tokens: int, top_k: int, score: pb.ResponseLogprobs) -> ScoredResponse:
+    if len(score.top_token_ids) != tokens * top_k:
+        raise ScoringError(f"{where}: {tokens * top_k} top tokens were asked for, {len(score.top_token_ids)} came")
+    return ScoredResponse(
+        _logprobs(where, score.logprobs, tokens),
+        np.fromiter(score.top_token_ids, dtype=np.int32).reshape(tokens, top_k),
+        _logprobs(where, score.top_logprobs, tokens * top_k).reshape(tokens, top_k),
+        _logprobs(where, score.tail_logprobs, tokens if top_k else 0),
+    )
+
+
+def _logprobs(where: str, values: Sequence[float], expected: int) -> NDArray[np.float32]:
+    found = np.fromiter(values, dtype=np.float32)
+    if len(found) != expected:
+        raise ScoringError(f"{where}: {expected} log-probabilities were wanted, {len(found)} came")
+    wrong = found[~(np.isfinite(found) & (found <= ABOVE_ZERO))]
+    if len(wrong):
+        raise ScoringError(f"{where}: {wrong[0]} cannot be a log-probability")
+    return found

@@ -1,0 +1,275 @@
+"""The teacher client: scores and generates on whichever pods there are, and tries again until patience ends.
+
+Every call is idempotent: a repeated one gives the same answer and changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+import structlog
+from numpy.typing import ArrayLike
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all
+
+from xopd.config.schema import TeacherSettings
+from xopd.data.vocabulary import Vocabulary
+from xopd.errors import UserError
+from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generated, read_scores
+from xopd.scoring.channel import RETRY_AFTER
+from xopd.scoring.errors import ScoringError
+from xopd.scoring.pods import Pod, parse_endpoint
+from xopd.scoring.pool import PodPool, describe_status
+from xopd.v1 import teacher_pb2 as pb
+from xopd.wire import PROTOCOL
+
+log = structlog.get_logger(__name__)
+Response = TypeVar("Response")
+Code = grpc.StatusCode
+EJECTING = frozenset(
+    {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN, Code.CANCELLED, Code.ABORTED, Code.FAILED_PRECONDITION}
+)
+"""Failures of a pod rather than of a request: the pod is probed before it gets more work, the call tried again."""
+FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 5.0
+
+
+@dataclass
+class Counters:
+    """What a client did so far. seconds: from sending a call to its answer, summed over calls that succeeded."""
+
+    calls: int = 0
+    retries: int = 0
+    scored_tokens: int = 0
+    generated_tokens: int = 0
+    seconds: float = 0.0
+
+
+class TeacherClient:
+    """A client of teacher pods. Use as an async context manager, within one event loop."""
+
+    def __init__(
+        self, endpoints: Sequence[str], *, deadline_s: float = 60.0, attempts: int = 8, patience_s: float = 90.0
+    ) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            endpoints: host:port of each teacher; a name with several addresses counts as several pods.
+            deadline_s: of each try of a call (seconds).
+            attempts: tries before a call is given up, if also
+            patience_s: seconds have passed since it began. Without any pod a call waits so long.
+
+        Raises:
+            UserError: if there is no endpoint, or one is not host:port.
+        """
+        if not endpoints:
+            raise UserError("teacher.endpoints is empty; name the teacher's host:port.")
+        self.deadline_s = deadline_s
+        self.attempts = attempts
+        self.patience_s = patience_s
+        self.counters = Counters()
+        self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s)
+
+    @classmethod
+    def from_settings(cls, settings: TeacherSettings) -> TeacherClient:
+        """The client that a configuration describes. Raises UserError as the constructor does."""
+        return cls(
+            settings.endpoints,
+            deadline_s=settings.deadline_s,
+            attempts=settings.attempts,
+            patience_s=settings.patience_s,
+        )
+
+    async def __aenter__(self) -> TeacherClient:
+        """Begin to find pods; does not wait for them."""
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close every channel."""
+        await self._pool.__aexit__()
+
+    async def verify(self, student: Vocabulary, context_tokens: int = 0) -> None:
+        """Ask every pod for its vocabulary and its limits; pods that come later are held to the same.
+
+        Args:
+            student: vocabulary of the student.
+            context_tokens: longest prompt plus response that will be sent.
+
+        Raises:
+            UserError: if a teacher's vocabulary differs (naming the difference), if its context is too short, or if
+                none answers within the patience.
+        """
+        await self._pool.admit_only(student)
+        limit = (await self._pool.limits()).max_context_tokens
+        if limit < context_tokens:
+            raise UserError(
+                f"teacher.endpoints: the teacher takes {limit} tokens of prompt and response, {context_tokens} are"
+                " needed; raise teacher.token_budget, or take a teacher with a longer context."
+            )
+
+    async def score(
+        self, prompt_token_ids: Sequence[int], responses: Sequence[ArrayLike], request_id: str, top_k: int = 0
+    ) -> list[ScoredResponse]:
+        """Log-probabilities of `responses` after one prompt; too large a request travels in parts.
+
+        Args:
+            prompt_token_ids: x_t as the teacher's template renders it, at least one token.
+            responses: token ids of each y, [T] integers with T >= 1.
+            request_id: for logs, and checked in the answer.
+            top_k: most probable tokens wanted beside the sampled ones.
+
+        Raises:
+            ScoringError: if a teacher refuses the request, or answers what cannot be right.
+            TeacherUnreachableError: if no teacher can be had within the patience.
+        """
+        if not responses:
+            return []
+        sequences = [pb.TokenSequence(token_ids=_as_ints(response)) for response in responses]
+        parts = _parts(len(prompt_token_ids), sequences, await self._pool.limits())
+        student = self._pool.student
+        requests = [
+            pb.ScoreRequest(
+                protocol=PROTOCOL,
+                request_id=request_id if len(parts) == 1 else f"{request_id}#{index}",
+                prompt_token_ids=_as_ints(prompt_token_ids),
+                responses=part,
+                top_k=top_k,
+                vocabulary_fingerprint=student.fingerprint if student is not None else "",
+            )
+            for index, part in enumerate(parts)
+        ]
+        answered = await asyncio.gather(*(self._score(request) for request in requests))
+        return [score for scores in answered for score in scores]
+
+    async def generate(
+        self,
+        prompt_token_ids: Sequence[int],
+        max_new_tokens: int,
+        stop_token_ids: Sequence[int] = (),
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> GeneratedResponse:
+        """The teacher's own response; temperature 0 is greedy. The same seed gives the same response.
+
+        Raises:
+            ScoringError: if a teacher refuses the request, or answers what cannot be right.
+            TeacherUnreachableError: if no teacher can be had within the patience.
+        """
+        request = pb.GenerateRequest(
+            protocol=PROTOCOL,
+            prompt_token_ids=_as_ints(prompt_token_ids),
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            stop_token_ids=_as_ints(stop_token_ids),
+            seed=seed,
+        )
+
+        async def _call(pod: Pod) -> GeneratedResponse:
+            return read_generated(request, await pod.stub.Generate(request, timeout=self.deadline_s))
+
+        generated = await self._on_some_pod(_call, len(request.prompt_token_ids) + max_new_tokens, "generate")
+        self.counters.generated_tokens += len(generated.token_ids)
+        return generated
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Each pod for /status: endpoint, model, engine, ok, and what it did."""
+        return [pod.describe() for pod in self._pool.pods]
+
+    async def _score(self, request: pb.ScoreRequest) -> list[ScoredResponse]:
+        tokens = sum(len(response.token_ids) for response in request.responses)
+
+        async def _call(pod: Pod) -> list[ScoredResponse]:
+            scores = read_scores(request, await pod.stub.Score(request, timeout=self.deadline_s))
+            pod.scored_tokens += tokens
+            return scores
+
+        scores = await self._on_some_pod(_call, len(request.prompt_token_ids) + tokens, request.request_id)
+        self.counters.scored_tokens += tokens
+        return scores
+
+    async def _on_some_pod(self, call: Callable[[Pod], Awaitable[Response]], tokens: int, what: str) -> Response:
+        """Try `call` on one pod after the other until it succeeds, is refused, or patience and attempts are spent."""
+        avoid: set[str] = set()
+
+        def _pause(state: RetryCallState) -> float:
+            if self._pool.has_other(avoid):
+                return random.uniform(0.0, 0.05)
+            avoid.clear()
+            hint = _retry_after(state.outcome.exception()) if state.outcome is not None else None
+            back_off = min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (state.attempt_number - 1))
+            return (back_off if hint is None else hint) * random.uniform(1.0, 1.5)
+
+        async def _try() -> Response:
+            async with self._pool.borrowed(tokens, avoid) as pod:
+                began = time.monotonic()
+                try:
+                    response = await call(pod)
+                except grpc.aio.AioRpcError as error:
+                    avoid.add(pod.address)
+                    if error.code() in EJECTING:
+                        self._pool.eject(pod, describe_status(error))
+                    raise
+                self.counters.calls += 1
+                self.counters.seconds += time.monotonic() - began
+                return response
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_worth_another_try),
+            stop=stop_all(stop_after_attempt(self.attempts), stop_after_delay(self.patience_s)),
+            wait=_pause,
+            before_sleep=self._count_retry,
+            reraise=True,
+        )
+        try:
+            return await retrying(_try)
+        except grpc.aio.AioRpcError as error:
+            tries = retrying.statistics.get("attempt_number", 1)
+            again = f" after {tries} tries" if tries > 1 else ""
+            raise ScoringError(f"{what}: the teacher failed it{again} ({describe_status(error)})") from None
+
+    def _count_retry(self, state: RetryCallState) -> None:
+        self.counters.retries += 1
+
+
+def _worth_another_try(error: BaseException) -> bool:
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return False
+    details = error.details() or ""
+    if error.code() is Code.RESOURCE_EXHAUSTED:
+        # The same status means "the message is too large", which it will be again.
+        return "larger than max" not in details
+    # INTERNAL is the service's own word for a broken answer, and gRPC's for a connection cut by a proxy.
+    return error.code() in EJECTING or (error.code() is Code.INTERNAL and "RST_STREAM" in details)
+
+
+def _retry_after(error: BaseException | None) -> float | None:
+    """The pod's hint (seconds), where it gave one."""
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return None
+    metadata: Any = error.trailing_metadata() or ()
+    hint = str(dict(metadata).get(RETRY_AFTER, ""))
+    return int(hint) / 1000 if hint.isdigit() else None
+
+
+def _parts(prompt_tokens: int, responses: list[pb.TokenSequence], limits: pb.Limits) -> list[list[pb.TokenSequence]]:
+    """Cut the responses into requests within the teachers' limits, in order; at least one response in each."""
+    parts: list[list[pb.TokenSequence]] = []
+    tokens = 0
+    for response in responses:
+        length = len(response.token_ids)
+        full = not parts or len(parts[-1]) >= limits.max_responses_per_request
+        if full or tokens + length > limits.max_tokens_per_request:
+            parts.append([])
+            tokens = prompt_tokens
+        parts[-1].append(response)
+        tokens += length
+    return parts
+
+
+def _as_ints(values: ArrayLike | Sequence[int]) -> list[int]:
+    return [int(value) for value in values]  # type: ignore[union-attr, arg-type]

@@ -1,0 +1,129 @@
+"""One teacher pod as its client sees it: a channel, what is under way on it, and whether it is fit for calls."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+
+from xopd.data.vocabulary import Vocabulary, describe_difference
+from xopd.errors import UserError
+from xopd.scoring.channel import client_options
+from xopd.v1 import teacher_pb2 as pb
+from xopd.v1 import teacher_pb2_grpc
+from xopd.wire import PROTOCOL
+
+MOST_REQUESTS = 256
+"""Calls under way on one pod at a time."""
+MOST_BATCHES = 4
+"""Work under way on one pod, in units of its token budget: enough to keep it busy, little enough to be answered
+before the deadline."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """host:port as configured; the host may be a name with several addresses."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """As configured."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """Read "host:port" or "[v6 address]:port".
+
+    Raises:
+        UserError: if it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not colon or not host or (":" in host and not bracketed) or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"teacher.endpoints: {text!r} is no host:port, such as teacher.example:7100; correct it.")
+    return Endpoint(host, int(port))
+
+
+@dataclass
+class Pod:
+    """A pod at one address."""
+
+    endpoint: Endpoint
+    address: str
+    channel: Any
+    stub: Any
+    info: pb.InfoResponse | None = None
+    admitted: bool = False
+    """Answered its last probe, and has not failed since."""
+    problem: str = "not asked yet"
+    """Why it is not admitted."""
+    refusal: str | None = None
+    """Why it must never be used, such as another vocabulary."""
+    requests: int = 0
+    tokens: int = 0
+    calls: int = 0
+    failures: int = 0
+    scored_tokens: int = 0
+    gone: bool = field(default=False)
+    """No longer among the endpoint's addresses."""
+
+    def has_room(self, tokens: int) -> bool:
+        """Whether a call of so many tokens may be sent now. An idle pod takes a call of any size."""
+        assert self.info is not None
+        most = MOST_BATCHES * self.info.limits.max_tokens_per_request
+        return self.requests == 0 or (self.requests < MOST_REQUESTS and self.tokens + tokens <= most)
+
+    def take_info(self, info: pb.InfoResponse, student: Vocabulary | None) -> None:
+        """Admit the pod, or note why it must not be used."""
+        self.info = info
+        self.refusal = self._refusal(info, student)
+        self.admitted = self.refusal is None
+        self.problem = self.refusal or ""
+
+    def describe(self) -> dict[str, Any]:
+        """For the trainer's /status."""
+        info = self.info
+        return {
+            "endpoint": self.address,
+            "model": info.model if info else "",
+            "engine": f"{info.engine} {info.engine_version}" if info else "",
+            "ok": self.admitted,
+            "problem": self.problem,
+            "in_flight": self.requests,
+            "calls": self.calls,
+            "failures": self.failures,
+            "scored_tokens": self.scored_tokens,
+        }
+
+    def _refusal(self, info: pb.InfoResponse, student: Vocabulary | None) -> str | None:
+        if info.protocol < PROTOCOL:
+            return f"speaks protocol {info.protocol}, this side {PROTOCOL}: upgrade it"
+        difference = describe_difference(student, vocabulary_from(info)) if student is not None else None
+        return f"{difference}; serve a teacher with the student's vocabulary" if difference else None
+
+
+def open_pod(endpoint: Endpoint, host: str, port: int) -> Pod:
+    """A pod at a numeric address, not asked anything yet. Needs a running event loop."""
+    family, shown = ("ipv6", f"[{host}]:{port}") if ":" in host else ("ipv4", f"{host}:{port}")
+    channel = grpc.aio.insecure_channel(f"{family}:{shown}", options=client_options())
+    return Pod(endpoint, shown, channel, teacher_pb2_grpc.LogprobServiceStub(channel))  # type: ignore[no-untyped-call]
+
+
+def vocabulary_from(info: pb.InfoResponse) -> Vocabulary:
+    """The vocabulary that a teacher told of itself."""
+    return Vocabulary(
+        info.vocabulary_size,
+        info.vocabulary_fingerprint,
+        tuple((token.text, token.token_id) for token in info.special_tokens),
+        tuple(info.vocabulary_block_hashes),
+    )
+
+
+def numeric_addresses(found: list[tuple[Any, ...]]) -> list[tuple[str, int]]:
+    """(address, port) pairs of a getaddrinfo answer, without duplicates, IPv4 first."""
+    ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
+    return list(dict.fromkeys((str(entry[4][0]), int(entry[4][1])) for entry in ordered))

@@ -1,0 +1,234 @@
+"""All teacher pods: found by name, admitted by probe, chosen by least work under way, ejected when they fail.
+
+Invariants:
+- A pod takes calls only after it answered Info with the right vocabulary, and again only so after each failure.
+- A pod that a name no longer points to is finished, not cut off.
+- Nobody waits for a pod longer than the patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import grpc
+import structlog
+
+from xopd.data.vocabulary import Vocabulary
+from xopd.errors import UserError
+from xopd.scoring.errors import TeacherUnreachableError
+from xopd.scoring.pods import Endpoint, Pod, numeric_addresses, open_pod
+from xopd.v1 import teacher_pb2 as pb
+
+log = structlog.get_logger(__name__)
+RESOLVE_EVERY_S = 10.0
+RESOLVE_AGAIN_S = 1.0
+"""Between lookups while a name has no address."""
+PROBE_EVERY_S = 10.0
+PROBE_TIMEOUT_S = 5.0
+FIRST_PROBE_BACK_OFF_S, LONGEST_PROBE_BACK_OFF_S = 0.2, 2.0
+STRAGGLERS_S = 10.0
+"""How long a start waits for the other endpoints once one has answered."""
+
+
+class PodPool:
+    """The pods of some endpoints. Use as an async context manager."""
+
+    def __init__(self, endpoints: Sequence[Endpoint], patience_s: float) -> None:
+        """Connect to nothing yet."""
+        self.endpoints = endpoints
+        self.patience_s = patience_s
+        self.student: Vocabulary | None = None
+        self._pods: dict[tuple[str, int], Pod] = {}
+        self._lookup_problems: dict[Endpoint, str] = dict.fromkeys(endpoints, "not looked up yet")
+        self._changed = asyncio.Condition()
+        self._failed: dict[str, asyncio.Event] = {}
+        self._tasks: dict[object, asyncio.Task[None]] = {}
+        self._without_since = time.monotonic()
+
+    async def __aenter__(self) -> PodPool:
+        """Begin to look up names and to probe pods."""
+        for endpoint in self.endpoints:
+            self._tasks[endpoint] = asyncio.create_task(self._follow_name(endpoint))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """End all tasks and channels."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        for pod in self._pods.values():
+            await pod.channel.close()
+
+    @property
+    def pods(self) -> list[Pod]:
+        """The pods that the names point to now, by address."""
+        return sorted((pod for pod in self._pods.values() if not pod.gone), key=lambda pod: pod.address)
+
+    @contextlib.asynccontextmanager
+    async def borrowed(self, tokens: int, avoid: Collection[str]) -> AsyncIterator[Pod]:
+        """A pod for one call of so many tokens, the least busy one; one of `avoid` (addresses) only for want of others.
+
+        Raises:
+            TeacherUnreachableError: if there was none within the patience.
+            UserError: if every pod has another vocabulary or protocol.
+        """
+        pod = await self._acquire(tokens, avoid)
+        try:
+            yield pod
+        finally:
+            pod.requests -= 1
+            pod.tokens -= tokens
+            async with self._changed:
+                self._changed.notify_all()
+
+    def has_other(self, avoid: Collection[str]) -> bool:
+        """Whether a pod outside `avoid` takes calls."""
+        return any(pod.admitted and pod.address not in avoid for pod in self.pods)
+
+    def eject(self, pod: Pod, reason: str) -> None:
+        """Take a pod out until it answers a probe again."""
+        pod.failures += 1
+        self._dismiss(pod, reason)
+        self._failed[pod.address].set()
+
+    async def limits(self) -> pb.Limits:
+        """The strictest limits among the admitted pods. Raises as `borrowed` does."""
+        async with self._changed:
+            began = time.monotonic()
+            while not (known := [pod.info.limits for pod in self.pods if pod.admitted and pod.info is not None]):
+                await self._wait(began)
+        strictest = pb.Limits()
+        for field in pb.Limits.DESCRIPTOR.fields:
+            setattr(strictest, field.name, min(getattr(limits, field.name) for limits in known))
+        return strictest
+
+    async def admit_only(self, student: Vocabulary) -> None:
+        """From now on admit only pods with this vocabulary; returns once the pods have been asked.
+
+        Raises:
+            UserError: if a pod has another one, naming the difference.
+            TeacherUnreachableError: if none answers within the patience.
+        """
+        self.student = student
+        for pod in self.pods:
+            if pod.info is not None and pod.admitted:
+                pod.take_info(pod.info, student)
+        began = time.monotonic()
+        async with self._changed:
+            while True:
+                for pod in self.pods:
+                    if pod.refusal is not None:
+                        raise UserError(f"teacher {pod.address}: {pod.refusal}.")
+                answered = {pod.endpoint for pod in self.pods if pod.admitted}
+                asked_all = all(pod.problem != Pod.problem for pod in self.pods)
+                if answered == set(self.endpoints) and asked_all:
+                    return
+                if answered and time.monotonic() - began > STRAGGLERS_S:
+                    missing = sorted(str(endpoint) for endpoint in set(self.endpoints) - answered)
+                    log.warning("going on without some teachers", missing=missing, problems=self._problems())
+                    return
+                await self._wait(began)
+
+    async def _acquire(self, tokens: int, avoid: Collection[str]) -> Pod:
+        began = time.monotonic()
+        async with self._changed:
+            while True:
+                free = [pod for pod in self.pods if pod.admitted and pod.has_room(tokens)]
+                if free:
+                    best = min(free, key=lambda p: (p.address in avoid, p.tokens, p.requests, random.random()))
+                    best.requests += 1
+                    best.tokens += tokens
+                    best.calls += 1
+                    return best
+                await self._wait(began)
+
+    async def _wait(self, began: float) -> None:
+        """Wait, for a second at most, for a change; give up when there has been no pod for too long since `began`."""
+        if self.pods and all(pod.refusal is not None for pod in self.pods):
+            raise UserError(f"teacher {self.pods[0].address}: {self.pods[0].refusal}.")
+        without = time.monotonic() - max(began, self._without_since)
+        if not self.has_other(()) and without > self.patience_s:
+            raise TeacherUnreachableError(
+                f"teacher.endpoints: no teacher answered within {self.patience_s:g} s ({self._problems()});"
+                " start it, or correct the address."
+            )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), 1.0)
+
+    def _problems(self) -> str:
+        names = [f"{endpoint}: {problem}" for endpoint, problem in self._lookup_problems.items() if problem]
+        return "; ".join([*names, *(f"{pod.address}: {pod.problem}" for pod in self.pods if pod.problem)])
+
+    def _dismiss(self, pod: Pod, reason: str) -> None:
+        pod.problem = reason
+        if pod.admitted:
+            pod.admitted = False
+            log.warning("teacher ejected", pod=pod.address, reason=reason)
+            if not self.has_other(()):
+                self._without_since = time.monotonic()
+
+    async def _follow_name(self, endpoint: Endpoint) -> None:
+        """Look an endpoint's addresses up, again and again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+            except OSError as error:
+                # The pods known so far stay: a name server's outage is not theirs.
+                self._lookup_problems[endpoint] = f"the name cannot be resolved ({error.strerror})"
+            else:
+                self._lookup_problems[endpoint] = ""
+                await self._take_addresses(endpoint, numeric_addresses(found))
+            missing = not any(pod.endpoint == endpoint for pod in self.pods)
+            await asyncio.sleep(RESOLVE_AGAIN_S if missing else RESOLVE_EVERY_S)
+
+    async def _take_addresses(self, endpoint: Endpoint, addresses: list[tuple[str, int]]) -> None:
+        for key in addresses:
+            pod = self._pods.get(key)
+            if pod is None:
+                pod = self._pods[key] = open_pod(endpoint, *key)
+                self._failed[pod.address] = asyncio.Event()
+                self._tasks[key] = asyncio.create_task(self._watch(pod))
+            pod.gone = False
+        for key, pod in list(self._pods.items()):
+            if pod.endpoint == endpoint and key not in addresses:
+                pod.gone = True
+                if pod.requests == 0:
+                    self._tasks.pop(key).cancel()
+                    del self._pods[key]
+                    await pod.channel.close()
+
+    async def _watch(self, pod: Pod) -> None:
+        """Probe a pod: now and then while it works, soon and with a growing pause while it does not."""
+        failed, pause = self._failed[pod.address], FIRST_PROBE_BACK_OFF_S
+        while True:
+            failed.clear()
+            try:
+                info = await pod.stub.Info(pb.InfoRequest(), timeout=PROBE_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                self._dismiss(pod, describe_status(error))
+            else:
+                # A failure during the probe counts: the answer may be older than it.
+                if not failed.is_set():
+                    pod.take_info(info, self.student)
+            async with self._changed:
+                self._changed.notify_all()
+            if pod.admitted:
+                pause = FIRST_PROBE_BACK_OFF_S
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(failed.wait(), PROBE_EVERY_S)
+            if not pod.admitted:
+                await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+                pause = min(2 * pause, LONGEST_PROBE_BACK_OFF_S)
+
+
+def describe_status(error: grpc.aio.AioRpcError) -> str:
+    """A gRPC failure as a clause."""
+    code = error.code().name.lower().replace("_", " ")
+    details = (error.details() or "").strip().splitlines()
+    return f"{code}, {details[0].rstrip('.')}" if details else code
