@@ -1,0 +1,45 @@
+"""Entry of the `xopd` command: gathers the commands, and turns a user's mistake into one sentence.
+
+Nothing heavy is imported before a command needs it, so `xopd --help` is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from xopd.cli import check, config, data, report, status, up
+from xopd.cli.show import print_failure
+from xopd.errors import UserError
+
+app = typer.Typer(
+    name="xopd",
+    help="X-OPD: teach a speech LLM to answer by voice as well as its text backbone does.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("up", help=up.HELP)(up.up)
+app.command("check", help=check.HELP)(check.check)
+app.command("report", help=report.HELP)(report.report)
+app.command("status", help=status.HELP)(status.status)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Run the command line; a UserError is told in one sentence on standard error, with exit status 2."""
+    try:
+        app()
+    except UserError as error:
+        print_failure(error)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""`xopd up`: the whole system on this machine, from one configuration, with a live view and a report."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from xopd.cli.show import SetOption
+
+HELP = "Run the whole system on this machine: Redis, teacher, rollout pods and trainer, then the report."
+
+
+def up(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML configuration of the run.")],
+    set_: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run of this name first.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Plain lines, no live view (also without a terminal).")
+    ] = False,
+    start_timeout: Annotated[
+        float, typer.Option("--start-timeout", metavar="SECONDS", min=1, help="Longest wait for a service to be ready.")
+    ] = 600.0,
+) -> None:
+    """Start everything in order, watch over it, and show how it goes."""
+    import asyncio
+
+    from rich.console import Console
+
+    from xopd.cli import finish
+    from xopd.cli.fleet import plan_fleet
+    from xopd.cli.rundir import folder_of, locked, prepare
+    from xopd.cli.session import Outcome, Session
+    from xopd.cli.view import make_view
+    from xopd.config import load_config
+
+    console = Console(highlight=False)
+    settings = load_config(config, set_ or ())
+    with locked(folder_of(settings)):
+        folder = prepare(settings, config, resume, overwrite)
+        fleet = plan_fleet(settings, folder, resume)
+        view = make_view(console, settings.run.name, settings.run.steps, plain)
+        session = Session(fleet, folder, view, start_timeout)
+        outcome = asyncio.run(session.run())
+    if outcome is Outcome.FINISHED:
+        finish.print_finished(console, folder)
+        return
+    again = finish.resume_command(config, set_ or (), folder)
+    if outcome is Outcome.FAILED:
+        assert session.failure is not None
+        finish.print_resume(console, again, folder)
+        raise session.failure
+    console.print("Stopped.")
+    finish.print_resume(console, again, folder)
+    raise typer.Exit(128 + session.stopped_by)

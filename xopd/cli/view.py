@@ -1,0 +1,110 @@
+"""What a view of a run is: told of events, shown the processes and the trainer's status about twice a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import httpx
+from pydantic import ValidationError
+from rich.console import Console
+
+from xopd.report.records import TrainerStatus
+from xopd.service.supervisor import Managed, Supervisor
+
+EVENTS_SHOWN = 6
+
+
+@dataclass
+class Scene:
+    """Everything a view shows."""
+
+    run: str
+    steps: int
+    """Steps that the run will take."""
+    started: float = field(default_factory=time.monotonic)
+    status: TrainerStatus | None = None
+    """Newest answer of the trainer; None before the first."""
+    processes: dict[str, Managed] = field(default_factory=dict)
+    events: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=EVENTS_SHOWN))
+    """Seconds since the start, and a sentence."""
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since `xopd up` began."""
+        return time.monotonic() - self.started
+
+    @property
+    def phase(self) -> str:
+        """What is going on, for people."""
+        trainer = self.processes.get("trainer")
+        if trainer is not None and trainer.state == "stopping":
+            return "stopping"
+        if self.status is None:
+            return "starting the trainer" if trainer is not None else "starting services"
+        return PHASES.get(self.status.phase, self.status.phase.replace("_", " "))
+
+
+PHASES = {
+    "teacher_eval": "evaluating the text-only teacher",
+    "base_eval": "evaluating the base student",
+    "dev_eval": "evaluating on the dev split",
+    "final_eval": "evaluating the final student",
+    "exporting": "writing the checkpoint",
+}
+
+
+class View(Protocol):
+    """A way to watch a run."""
+
+    def event(self, sentence: str) -> None:
+        """Something happened that a person would want to know."""
+        ...
+
+    async def show(self, supervisor: Supervisor) -> None:
+        """Show the run until cancelled."""
+        ...
+
+
+class StatusReader:
+    """Asks the trainer how it is doing."""
+
+    def __init__(self) -> None:
+        """Open an HTTP client."""
+        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False)
+
+    async def update(self, scene: Scene, supervisor: Supervisor) -> None:
+        """Refresh `scene`; an answer that does not come leaves the old one."""
+        scene.processes = supervisor.processes
+        trainer = supervisor.processes.get("trainer")
+        url = trainer.addresses.get("http") if trainer is not None else None
+        if not url:
+            return
+        try:
+            answer = await self._http.get(f"http://{url}/status")
+            if answer.status_code == 200:
+                scene.status = TrainerStatus.model_validate(answer.json())
+        except (httpx.HTTPError, ValidationError, ValueError):
+            return
+
+    async def aclose(self) -> None:
+        """Close the HTTP client."""
+        await self._http.aclose()
+
+
+def make_view(console: Console, run: str, steps: int, plain: bool) -> View:
+    """The live view on a terminal, plain lines elsewhere or when asked for."""
+    from xopd.cli.live import LiveView
+    from xopd.cli.plain import PlainView
+
+    scene = Scene(run, steps)
+    return PlainView(console, scene) if plain or not console.is_terminal else LiveView(console, scene)
+
+
+async def keep_reading(reader: StatusReader, scene: Scene, supervisor: Supervisor, every_s: float) -> None:
+    """One refresh, then a pause of `every_s` (seconds)."""
+    await reader.update(scene, supervisor)
+    await asyncio.sleep(every_s)

@@ -1,0 +1,26 @@
+"""Build report.html of a run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from xopd.report.records import read_run
+
+
+def build_report(run_dir: str | Path) -> Path:
+    """Write RUN/report.html, one file that opens without a network, and return its path.
+
+    Works on a run that is still going, too: the page then shows the curves so far.
+
+    Raises:
+        UserError: if `run_dir` is no run.
+    """
+    from xopd.report.page import page
+
+    run = read_run(run_dir)
+    path = run.folder / "report.html"
+    partial = path.with_suffix(".html.part")
+    partial.write_text(page(run), encoding="utf-8")
+    os.replace(partial, path)
+    return path

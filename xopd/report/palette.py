@@ -1,0 +1,25 @@
+"""One colour a thing, in the terminal and on the page: speech is orange, text is blue, retention is green."""
+
+SPEECH = "dark_orange"
+TEXT = "dodger_blue2"
+RETENTION = "sea_green3"
+QUIET = "bright_black"
+
+PAGE_SPEECH = "#d9631e"
+PAGE_TEXT = "#2b6cb0"
+PAGE_RETENTION = "#2f855a"
+PAGE_TEACHER = "#4a4a4a"
+PAGE_INK = "#1c1c1c"
+PAGE_QUIET = "#767676"
+PAGE_LINE = "#dddddd"
+
+PAGE_OF = {"speech": PAGE_SPEECH, "text": PAGE_TEXT, "retention": PAGE_RETENTION}
+
+STAGES = {
+    "rollout": "#5b7fa6",
+    "score": "#a8695a",
+    "learn": "#6d9f71",
+    "sync": "#c9a227",
+    "wait": "#b9b9b9",
+}
+"""The stages of a step and their colours, in the order they happen."""

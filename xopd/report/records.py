@@ -1,0 +1,299 @@
+"""The records that a run writes and the trainer serves, read leniently: unknown fields are ignored.
+
+`metrics.jsonl` holds StepRecord, EvalRecord and EventRecord lines; `summary.json` is a Summary; the trainer's
+GET /status answers a TrainerStatus.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xopd.errors import UserError
+
+Seconds = dict[str, float]
+"""Seconds by stage: rollout, score, learn, sync, wait, and in step records total."""
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class Record(BaseModel):
+    """A JSON object; fields it does not know are ignored, so that old readers read new runs."""
+
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
+
+
+class Score(Record):
+    """A share of right answers with its 95 % interval."""
+
+    accuracy: float
+    n: int
+    ci95: tuple[float, float] | None = None
+
+
+class Spread(Record):
+    """A distribution over tokens, in nats."""
+
+    mean: float
+    std: float = 0.0
+    p5: float | None = None
+    p50: float | None = None
+    p95: float | None = None
+
+
+class Ratios(Record):
+    """Importance ratios of a step."""
+
+    mean: float = 1.0
+    max: float = 1.0
+    clipped_share: float = 0.0
+
+
+class ModalityStep(Record):
+    """One step's figures for the responses to one modality's prompts."""
+
+    advantage: Spread
+    kl: float
+    """Estimated reverse KL to the teacher, nats a token: the mean of -A."""
+    ratio: Ratios = Field(default_factory=Ratios)
+    entropy: float | None = None
+    length: float | None = None
+    truncated: float | None = None
+    """Share of responses that reached max_new_tokens."""
+    tokens: float | None = None
+
+
+class StepRecord(Record):
+    """One optimiser step."""
+
+    step: int
+    time: float = 0.0
+    wall_s: float = 0.0
+    loss: float | None = None
+    loss_in: float | None = None
+    loss_cross: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    policy_version: int = 0
+    policy_lag_max: int = 0
+    text: ModalityStep | None = None
+    speech: ModalityStep | None = None
+    seconds: Seconds = Field(default_factory=dict)
+    tokens_per_s: dict[str, float] = Field(default_factory=dict)
+
+
+class EvalRecord(Record):
+    """One evaluation: scores by `speech`, `text`, `retention`."""
+
+    step: int
+    time: float = 0.0
+    split: str = "dev"
+    scores: dict[str, Score | None] = Field(default_factory=dict)
+
+
+class EventRecord(Record):
+    """Something that happened, such as `resumed` or `pod_joined`."""
+
+    step: int = 0
+    time: float = 0.0
+    event: str = ""
+    detail: str = ""
+
+
+class Accounts(Record):
+    """Where every trajectory went."""
+
+    dispatched: int = 0
+    trained: int = 0
+    given_up: int = 0
+    duplicates_dropped: int = 0
+    stale_dropped: int = 0
+    redispatched: int = 0
+    lost: int = 0
+
+
+class ModelScores(Record):
+    """Scores of one model; None for what was not evaluated."""
+
+    speech: Score | None = None
+    text: Score | None = None
+    retention: Score | None = None
+
+
+class Difference(Record):
+    """Mean of final minus base over the same items, with its 95 % paired bootstrap interval."""
+
+    mean_difference: float
+    ci95: tuple[float, float] | None = None
+
+
+class Bound(Record):
+    """A score that nothing trained on this data can pass."""
+
+    accuracy: float
+    n: int = 0
+
+
+class Summary(Record):
+    """summary.json."""
+
+    run_name: str = ""
+    method: str = "xopd"
+    seed: int = 0
+    steps: int = 0
+    wall_s: float = 0.0
+    lambda_: float | None = Field(None, alias="lambda")
+    teacher: ModelScores = Field(default_factory=ModelScores)
+    base: ModelScores = Field(default_factory=ModelScores)
+    final: ModelScores = Field(default_factory=ModelScores)
+    drop: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    gap_closed: float | None = None
+    paired: dict[str, Difference | None] = Field(default_factory=dict)
+    bounds: dict[str, Any] = Field(default_factory=dict)
+    trajectories: Accounts = Field(default_factory=Accounts)
+    policy_lag: dict[str, float] = Field(default_factory=dict)
+    engine: dict[str, Any] = Field(default_factory=dict)
+    throughput: dict[str, float | None] = Field(default_factory=dict)
+    seconds: Seconds = Field(default_factory=dict)
+    finished_at: float | str | None = None
+    machine: dict[str, Any] = Field(default_factory=dict)
+
+
+class Progress(Record):
+    """How far the present phase is."""
+
+    done: int = 0
+    total: int = 0
+
+
+class History(Record):
+    """The last steps' KL, for a sparkline."""
+
+    step: list[int] = Field(default_factory=list)
+    kl_text: list[float | None] = Field(default_factory=list)
+    kl_speech: list[float | None] = Field(default_factory=list)
+
+
+class PodView(Record):
+    """A rollout pod as the trainer sees it."""
+
+    pod_id: str
+    policy_version: int = 0
+    in_flight: int = 0
+    url: str = ""
+    engine_version: str = ""
+    beat_age_s: float = 0.0
+    draining: bool = False
+
+
+class TeacherView(Record):
+    """A teacher pod as the trainer sees it."""
+
+    endpoint: str
+    model: str = ""
+    engine: str = ""
+    ok: bool = True
+
+
+class TrainerStatus(Record):
+    """Answer of the trainer's GET /status."""
+
+    phase: str = "starting"
+    detail: str = ""
+    run: str = ""
+    step: int = 0
+    steps: int = 0
+    eta_s: float | None = None
+    progress: Progress | None = None
+    latest: StepRecord | None = None
+    history: History = Field(default_factory=History)
+    evals: list[EvalRecord] = Field(default_factory=list)
+    teacher_text: Score | None = None
+    pods: list[PodView] = Field(default_factory=list)
+    teachers: list[TeacherView] = Field(default_factory=list)
+    accounts: Accounts = Field(default_factory=Accounts)
+    seconds: Seconds = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run's folder, read."""
+
+    folder: Path
+    steps: list[StepRecord] = field(default_factory=list)
+    evals: list[EvalRecord] = field(default_factory=list)
+    events: list[EventRecord] = field(default_factory=list)
+    summary: Summary | None = None
+    config_yaml: str = ""
+
+
+def read_run(folder: str | Path) -> RunFiles:
+    """Read a run's metrics, summary and configuration; a torn last line is skipped.
+
+    After a resume some steps stand twice: the later line counts.
+
+    Raises:
+        UserError: if `folder` is no run.
+    """
+    folder = Path(folder)
+    metrics, summary, config = folder / "metrics.jsonl", folder / "summary.json", folder / "config.yaml"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run; give the folder of a run, such as runs/NAME.")
+    if not metrics.exists() and not summary.exists():
+        raise UserError(f"{folder}: holds neither metrics.jsonl nor summary.json; give the folder of a run.")
+    steps: dict[int, StepRecord] = {}
+    evals: dict[tuple[str, int], EvalRecord] = {}
+    events: list[EventRecord] = []
+    for raw in _json_lines(metrics):
+        kind = raw.get("kind")
+        if kind == "step" and (step := _lenient(StepRecord, raw)) is not None:
+            steps[step.step] = step
+        elif kind == "eval" and (evaluation := _lenient(EvalRecord, raw)) is not None:
+            evals[(evaluation.split, evaluation.step)] = evaluation
+        elif kind == "event" and (event := _lenient(EventRecord, raw)) is not None:
+            events.append(event)
+    return RunFiles(
+        folder,
+        [steps[number] for number in sorted(steps)],
+        sorted(evals.values(), key=lambda record: (record.split, record.step)),
+        events,
+        read_summary(summary) if summary.exists() else None,
+        config.read_text(encoding="utf-8") if config.exists() else "",
+    )
+
+
+def read_summary(path: Path) -> Summary:
+    """Read a summary.json. Raises UserError if it is none."""
+    try:
+        return Summary.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the folder of a finished run.") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{path}: `{where}`: {first['msg']}; it was not written by this version.") from None
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            raw = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(raw, dict):
+            found.append(raw)
+    return found
+
+
+def _lenient(kind: type[R], raw: dict[str, Any]) -> R | None:
+    try:
+        return kind.model_validate(raw)
+    except ValidationError:
+        return None

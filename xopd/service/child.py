@@ -1,0 +1,89 @@
+"""One child process: in its own session, ended as a whole group, and not left behind when its starter dies."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+
+
+def spawn(
+    argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """Start `argv` with both outputs appended to `log`.
+
+    The child leads a session of its own, so a terminal's Ctrl-C reaches only its starter. On Linux it is sent
+    SIGTERM when the thread that called `spawn` ends: call it from a thread that lives as long as the child should.
+
+    Args:
+        argv: program and arguments.
+        log: file that takes standard output and error.
+        env: the whole environment; None inherits.
+        cwd: working folder; None inherits.
+
+    Raises:
+        OSError: if the program cannot be started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(  # noqa: S603 (callers give a fixed program, never a shell line)
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            start_new_session=True,
+            preexec_fn=_end_with_parent(),
+        )
+
+
+def signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
+    """Send a signal to the child's whole group; nothing happens where all of it has ended."""
+    try:
+        os.killpg(process.pid, signum)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def stop(process: subprocess.Popen[bytes], grace_s: float) -> int:
+    """SIGTERM the child, wait up to `grace_s` (seconds), then SIGKILL what is left of its group.
+
+    Returns:
+        Its exit status; negative for a signal.
+    """
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+    return kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> int:
+    """SIGKILL the child and all of its group; returns its exit status."""
+    signal_group(process, signal.SIGKILL)
+    return process.wait(timeout=10)
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What runs in the child before the program: ask the kernel for SIGTERM when the parent dies."""
+    if not sys.platform.startswith("linux"):
+        return None
+    # Looked up here, before the fork: the child of a process with threads must not import or allocate much.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def _before_exec() -> None:
+        prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return _before_exec

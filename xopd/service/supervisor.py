@@ -1,0 +1,298 @@
+"""Keep a few processes running: start them, wait until they are ready, restart those that die, end them in order.
+
+Knows nothing of what the processes do. A process is ready when its probe says so; by default it has written its
+address file and its /readyz answers 200.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from xopd.errors import UserError
+from xopd.service import child
+from xopd.service.lifecycle import ADDRESS_FILE
+
+State = Literal["starting", "ready", "unready", "waiting", "stopping", "ended", "failed"]
+FIRST_BACK_OFF_S = 1.0
+LONGEST_BACK_OFF_S = 30.0
+MAX_QUICK_DEATHS = 6
+"""Deaths in a row, none of them after STEADY_S of life, before a process is given up."""
+STEADY_S = 60.0
+TAIL_LINES = 12
+
+
+class ProcessFailedError(UserError):
+    """A process that could not be had; the message is one sentence, `tail` the last lines of its log."""
+
+    def __init__(self, message: str, tail: Sequence[str]) -> None:
+        """Hold the sentence and the log's end."""
+        super().__init__(message)
+        self.tail = tuple(tail)
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """What to run, and how to tell that it is ready."""
+
+    name: str
+    role: str
+    argv: tuple[str, ...]
+    log: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside those of the supervisor's `base_env`."""
+    restart: bool = True
+    """Start it again when it ends by itself."""
+    address_file: Path | None = None
+    """Where the process writes its addresses; handed to it as XOPD_ADDRESS_FILE."""
+    probe: Callable[[], Awaitable[bool]] | None = None
+    """Tells whether it is ready; None asks /readyz at the `http` address of the address file."""
+
+
+@dataclass
+class Managed:
+    """One process and what became of it."""
+
+    spec: ProcessSpec
+    state: State = "ended"
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    exit_status: int | None = None
+    addresses: dict[str, str] = field(default_factory=dict)
+    been_ready: bool = False
+    started_at: float = 0.0
+    next_start: float = 0.0
+    quick_deaths: int = 0
+    log_start: int = 0
+    """Size of the log (bytes) when this life began: what stands before it belongs to earlier lives."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, or None while it is not running."""
+        return self.process.pid if self.process is not None and self.process.returncode is None else None
+
+
+class Supervisor:
+    """Runs processes; `tick` must be called a few times a second, from the thread that made it."""
+
+    def __init__(
+        self, base_env: Mapping[str, str], on_event: Callable[[str], None], pid_file: Path | None = None
+    ) -> None:
+        """Watch over nothing yet.
+
+        Args:
+            base_env: environment of every process.
+            on_event: told one sentence whenever something happens that a person would want to know.
+            pid_file: JSON file of name to process id, kept up to date.
+        """
+        self.base_env = dict(base_env)
+        self.on_event = on_event
+        self.pid_file = pid_file
+        self.processes: dict[str, Managed] = {}
+        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False)
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of all processes so far."""
+        return sum(managed.restarts for managed in self.processes.values())
+
+    def of_role(self, role: str) -> list[Managed]:
+        """The processes of one role, in the order they were started."""
+        return [managed for managed in self.processes.values() if managed.spec.role == role]
+
+    def start(self, spec: ProcessSpec) -> Managed:
+        """Start a process for the first time. Raises UserError if its program cannot be run."""
+        managed = self.processes[spec.name] = Managed(spec)
+        self._launch(managed)
+        return managed
+
+    async def until_ready(self, needs: Sequence[tuple[Sequence[str], int]], timeout_s: float) -> None:
+        """Wait until of each group of names in `needs` so many are ready.
+
+        Raises:
+            ProcessFailedError: if a group cannot reach its number any more, or has not within `timeout_s` (seconds).
+        """
+        groups = [([self.processes[name] for name in names], needed) for names, needed in needs]
+        deadline = time.monotonic() + timeout_s
+        while True:
+            await self.tick()
+            short = [group for group, needed in groups if sum(m.state == "ready" for m in group) < needed]
+            if not short:
+                return
+            for group, needed in groups:
+                lost = [managed for managed in group if managed.state in ("failed", "ended")]
+                if len(group) - len(lost) < needed:
+                    raise self.failure(lost[0])
+            if time.monotonic() > deadline:
+                late = next(managed for managed in short[0] if managed.state != "ready")
+                raise ProcessFailedError(
+                    f"{late.spec.name} was not ready within {timeout_s:g} s; its log is {late.spec.log}.",
+                    log_tail(late),
+                )
+            await asyncio.sleep(0.1)
+
+    async def tick(self) -> None:
+        """Look after every process once: notice deaths, ask probes, start again what is due."""
+        for managed in list(self.processes.values()):
+            if managed.state in ("stopping", "ended", "failed"):
+                continue
+            if managed.state == "waiting":
+                if time.monotonic() >= managed.next_start:
+                    managed.restarts += 1
+                    self._launch(managed)
+                continue
+            assert managed.process is not None
+            status = managed.process.poll()
+            if status is not None:
+                self._died(managed, status)
+            else:
+                await self._probe(managed)
+
+    async def stop(self, names: Sequence[str], grace_s: float) -> None:
+        """SIGTERM these processes at once, wait up to `grace_s` (seconds), SIGKILL what is left of their groups."""
+        leaving = [self.processes[name] for name in names if name in self.processes]
+        for managed in leaving:
+            if managed.process is not None and managed.process.poll() is None:
+                managed.process.terminate()
+            managed.state = "stopping" if managed.pid is not None else "ended"
+        deadline = time.monotonic() + grace_s
+        running = [managed.process for managed in leaving if managed.process is not None]
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        for managed in leaving:
+            if managed.process is not None:
+                managed.exit_status = child.kill(managed.process)
+            managed.state = "ended"
+        self._write_pids()
+
+    def kill_all(self) -> None:
+        """SIGKILL every process and its group."""
+        for managed in self.processes.values():
+            if managed.process is not None:
+                managed.exit_status = child.kill(managed.process)
+            managed.state = "ended"
+        self._write_pids()
+
+    async def aclose(self) -> None:
+        """Release the HTTP client."""
+        await self._http.aclose()
+
+    def failure(self, managed: Managed) -> ProcessFailedError:
+        """Why a process ended, as one sentence: its own where it left one in its log."""
+        name, log = managed.spec.name, managed.spec.log
+        tail = log_tail(managed)
+        own = next((line.removeprefix("xopd: ") for line in reversed(tail) if line.startswith("xopd: ")), None)
+        if own is not None:
+            return ProcessFailedError(f"{name}: {own.rstrip('.')} (log: {log}).", ())
+        status = managed.exit_status
+        how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
+        return ProcessFailedError(f"{name} {how}; its log is {log}.", tail)
+
+    def _launch(self, managed: Managed) -> None:
+        spec = managed.spec
+        env = {**self.base_env, **spec.env}
+        if spec.address_file is not None:
+            spec.address_file.unlink(missing_ok=True)
+            env[ADDRESS_FILE] = str(spec.address_file)
+        managed.log_start = spec.log.stat().st_size if spec.log.exists() else 0
+        managed.addresses = {}
+        try:
+            managed.process = child.spawn(spec.argv, spec.log, env)
+        except OSError as error:
+            raise UserError(f"{spec.name}: {spec.argv[0]} cannot be started ({error.strerror}).") from None
+        managed.state = "starting"
+        managed.exit_status = None
+        managed.started_at = time.monotonic()
+        if managed.restarts:
+            self.on_event(f"{spec.name} started again, restart {managed.restarts}")
+        self._write_pids()
+
+    def _died(self, managed: Managed, status: int) -> None:
+        spec = managed.spec
+        assert managed.process is not None
+        child.kill(managed.process)  # what its group still runs, such as an engine's workers
+        managed.exit_status = status
+        lived = time.monotonic() - managed.started_at
+        managed.quick_deaths = 1 if lived > STEADY_S else managed.quick_deaths + 1
+        # A process that never worked would fail again; one that did may only have lost Redis for a moment.
+        if not spec.restart:
+            managed.state = "ended"
+        elif not managed.been_ready or managed.quick_deaths > MAX_QUICK_DEATHS:
+            managed.state = "failed"
+            self.on_event(f"{self.failure(managed)}")
+        else:
+            delay = min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (managed.quick_deaths - 1))
+            managed.state = "waiting"
+            managed.next_start = time.monotonic() + delay
+            how = f"signal {-status}" if status < 0 else f"status {status}"
+            self.on_event(f"{spec.name} ended with {how}; starting it again in {delay:g} s")
+        self._write_pids()
+
+    async def _probe(self, managed: Managed) -> None:
+        ready = await (managed.spec.probe() if managed.spec.probe is not None else self._asks_readyz(managed))
+        if ready:
+            if managed.state != "ready":
+                took = time.monotonic() - managed.started_at
+                self.on_event(
+                    f"{managed.spec.name} is ready" + (f" ({took:.0f} s)" if managed.state == "starting" else "")
+                )
+            managed.state, managed.been_ready = "ready", True
+        elif managed.state == "ready":
+            managed.state = "unready"
+
+    async def _asks_readyz(self, managed: Managed) -> bool:
+        if not managed.addresses:
+            managed.addresses = _read_addresses(managed.spec.address_file)
+        url = managed.addresses.get("http")
+        if not url:
+            return False
+        try:
+            return (await self._http.get(f"http://{url}/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _write_pids(self) -> None:
+        if self.pid_file is None:
+            return
+        pids = {"supervisor": os.getpid()}
+        pids |= {name: managed.pid for name, managed in self.processes.items() if managed.pid is not None}
+        partial = self.pid_file.with_suffix(".part")
+        partial.write_text(json.dumps(pids, indent=1), encoding="utf-8")
+        partial.replace(self.pid_file)
+
+
+def log_tail(managed: Managed, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines that this life of the process wrote, without the empty ones."""
+    try:
+        with managed.spec.log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(managed.log_start, size - 20_000))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def python_module(module: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs `python -m module` with this interpreter."""
+    return (sys.executable, "-m", module, *arguments)
+
+
+def _read_addresses(path: Path | None) -> dict[str, str]:
+    if path is None:
+        return {}
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return {str(name): str(value) for name, value in read.items()} if isinstance(read, dict) else {}
