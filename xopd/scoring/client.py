@@ -40,13 +40,19 @@ FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 5.0
 
 @dataclass
 class Counters:
-    """What a client did so far. seconds: from sending a call to its answer, summed over calls that succeeded."""
+    """What a client did so far, summed over calls that succeeded.
+
+    seconds: from sending a call to its answer; score_seconds: those of Score alone. pod_seconds: of these, what the
+    pod says it queued and computed; the rest is transport.
+    """
 
     calls: int = 0
     retries: int = 0
     scored_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
+    score_seconds: float = 0.0
+    pod_seconds: float = 0.0
 
 
 class TeacherClient:
@@ -184,7 +190,11 @@ class TeacherClient:
         tokens = sum(len(response.token_ids) for response in request.responses)
 
         async def _call(pod: Pod) -> list[ScoredResponse]:
-            scores = read_scores(request, await pod.stub.Score(request, timeout=self.deadline_s))
+            began = time.monotonic()
+            response = await pod.stub.Score(request, timeout=self.deadline_s)
+            self.counters.score_seconds += time.monotonic() - began
+            self.counters.pod_seconds += response.queue_seconds + response.compute_seconds
+            scores = read_scores(request, response)
             pod.scored_tokens += tokens
             return scores
 

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from xopd.scoring import TeacherClient
-
 from xopd.data import Item
 from xopd.evals.grading import is_correct
 from xopd.evals.intervals import Accuracy, accuracy_of
+from xopd.scoring import TeacherClient
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
@@ -104,7 +103,7 @@ class Evaluator:
             )
             done += 1
             progress(done, len(tasks))
-            response = self._text(generated.token_ids)
+            response = self._text(generated.token_ids.tolist())
             return Verdict(item.id, response, is_correct(response, item.answer))
 
         return list(await asyncio.gather(*(_ask(item) for item in tasks)))

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from xopd.scoring import TeacherClient
 
 from xopd.config import Config
 from xopd.data import Item
+from xopd.scoring import TeacherClient
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
 from xopd_trainer.busy_clock import BusyClock
@@ -26,6 +26,7 @@ from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
 from xopd_trainer.ledger import Ledger
 from xopd_trainer.publisher import Publisher
+from xopd_trainer.transport import TransportTimes
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class StepRunner:
         self.score_clock = BusyClock()
         self._busy_before = {"rollout": 0.0, "teacher": 0.0}
         self._last_answer_at = 0.0
+        self._transport = TransportTimes(teacher)
 
     def take_busy_seconds(self) -> dict[str, float]:
         """Seconds in which a rollout, and a score, was under way since this was last asked."""
@@ -90,6 +92,7 @@ class StepRunner:
         self.ledger.dispatched += sum(len(group.seeds) for group in groups)
 
         self._last_answer_at = began
+        self._transport = TransportTimes(self.teacher)
         with self.rollout_clock.working():
             futures = await self.dispatcher.submit(groups)
         scored = await asyncio.gather(
@@ -123,6 +126,7 @@ class StepRunner:
         try:
             with self.rollout_clock.working():
                 answer = await future
+            self._transport.arrived(answer)
         except GroupFailedError:
             self.ledger.given_up += len(group.seeds)
             return None
@@ -165,5 +169,6 @@ class StepRunner:
             "policy_lag_max": lag,
             "text": result.signals["text"].summary() if "text" in result.signals else None,
             "speech": result.signals["speech"].summary() if "speech" in result.signals else None,
+            "transport": self._transport.summary(),
             "seconds": {**seconds, "wait": max(0.0, total - sum(seconds.values())), "total": total},
         }

@@ -11,13 +11,13 @@ from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
-from xopd.scoring import TeacherClient
 
 from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
 from xopd.evals.intervals import accuracy_of
 from xopd.families import ModelFamily
+from xopd.scoring import ScoringError, TeacherClient
 from xopd.streams import Keys, WorkStream
 from xopd.streams.keys import TRAINER_GROUP
 from xopd.v1 import weights_pb2
@@ -86,8 +86,8 @@ class Trainer:
         prompts = WorkStream(client, self.keys.prompts, "rollout", "trainer")
         self.dispatcher = Dispatcher(prompts, config.trainer.redispatch_after_s, config.trainer.max_attempts)
         self.trajectories = WorkStream(client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
-        vocabulary_size = family.output_head(learner.policy).weight.shape[0]
-        self.collector = Collector(self.trajectories, self.dispatcher, self.ledger, self.run_id, int(vocabulary_size))
+        vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
+        self.collector = Collector(self.trajectories, self.dispatcher, self.ledger, self.run_id, vocabulary_size)
         info = weights_pb2.RunInfo(
             protocol=PROTOCOL,
             run_id=self.run_id,
@@ -133,6 +133,9 @@ class Trainer:
                     await self._stop(main)
                 for task in done - {stopping}:
                     task.result()
+            except ScoringError as error:
+                await self._checkpoint_if_new()
+                raise UserError(f"the teacher cannot score: {error}; see its log, then resume.") from None
             except UserError:
                 await self._checkpoint_if_new()
                 raise
@@ -292,6 +295,7 @@ class Trainer:
                 self.status.evals.append(record)
         self.files.event(checkpoint.step, "resumed", f"from the checkpoint of step {checkpoint.step}")
         self.done_step = self.checkpointed_step = checkpoint.step
+        self.dispatcher.redispatched = self.ledger.redispatched
         log.info("resumed", step=checkpoint.step)
         return checkpoint.step
 
