@@ -15,7 +15,7 @@ from xopd.report.palette import QUIET, STAGES
 from xopd.report.records import Seconds, Summary, read_summary
 from xopd.report.table import rich_table
 
-BAR = 32
+BAR = 24
 """Widest bar of the time table (characters)."""
 
 
@@ -40,7 +40,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         console.print()
         console.print(time_table(summary.seconds, summary.wall_s))
     console.print()
-    console.print(accounts_line(summary))
+    console.print(accounts_table(summary))
     console.print()
 
 
@@ -64,23 +64,35 @@ def time_table(seconds: Seconds, wall_s: float) -> Table:
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    longest = max(seconds.values(), default=0.0) or 1.0
-    whole = wall_s or sum(seconds.values()) or 1.0
-    for stage in (*STAGES, *(name for name in seconds if name not in STAGES and name != "total")):
-        if stage in seconds:
-            bar = "█" * round(BAR * seconds[stage] / longest) or "▏"
-            style = STAGES.get(stage, "")
-            table.add_row(stage, duration(seconds[stage]), percent(seconds[stage] / whole, 0), Text(bar, style=style))
+    spent = {stage: seconds[stage] for stage in STAGES if stage in seconds}
+    whole = max(wall_s, sum(spent.values())) or 1.0
+    spent["starting, evaluating, checkpoints"] = whole - sum(spent.values())
+    longest = max(spent.values()) or 1.0
+    for stage, value in spent.items():
+        bar = "█" * round(BAR * value / longest) or "▏"
+        table.add_row(stage, duration(value), percent(value / whole, 0), Text(bar, style=STAGES.get(stage, QUIET)))
     return table
 
 
-def accounts_line(summary: Summary) -> Text:
+def accounts_table(summary: Summary) -> Table:
     """What became of every trajectory."""
     accounts = summary.trajectories
-    text = Text(f"trajectories  {count(accounts.dispatched)} dispatched · {count(accounts.trained)} trained · ")
-    text.append(f"{count(accounts.duplicates_dropped)} duplicates · {count(accounts.stale_dropped)} stale · ")
-    text.append(f"{count(accounts.lost)} lost", style="bold red" if accounts.lost else "")
-    return text
+    columns = {
+        "dispatched": accounts.dispatched,
+        "trained": accounts.trained,
+        "given up": accounts.given_up,
+        "duplicates": accounts.duplicates_dropped,
+        "stale": accounts.stale_dropped,
+        "lost": accounts.lost,
+    }
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("trajectories", no_wrap=True)
+    for heading in columns:
+        table.add_column(
+            heading, justify="right", no_wrap=True, style="red" if heading == "lost" and accounts.lost else ""
+        )
+    table.add_row("", *map(count, columns.values()))
+    return table
 
 
 def resume_command(config: str, overrides: Sequence[str], folder: RunFolder) -> str | None:

@@ -53,20 +53,12 @@ def accuracy_curve(run: RunFiles) -> str | None:
                 _accuracy_line(axes, points, part, colour)
         teacher = run.summary.teacher.text if run.summary is not None else None
         if teacher is not None:
-            axes.axhline(100 * teacher.accuracy, color=PAGE_TEACHER, linewidth=1, linestyle=(0, (4, 3)))
-            axes.annotate(
-                "text-only teacher (test split)",
-                (1, 100 * teacher.accuracy),
-                (0, -3),
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                ha="right",
-                va="top",
-                color=PAGE_TEACHER,
-                fontsize=7.5,
+            axes.axhline(
+                100 * teacher.accuracy, color=PAGE_TEACHER, linewidth=1.2, linestyle=(0, (4, 3)), label="teacher, text"
             )
         axes.set_ylim(*_percent_limits(records, teacher))
-        axes.legend(loc="best", fontsize=8)
+        axes.set_xlim(left=0)
+        axes.legend(loc="lower right", fontsize=8)
         return _svg(figure)
 
 
@@ -150,6 +142,16 @@ def seconds_curve(run: RunFiles) -> str | None:
         axes.set_ylim(0, max(1.6 * totals[int(0.95 * (len(totals) - 1))], 1e-3))
         axes.legend(loc="upper right", ncols=5, fontsize=7.5, columnspacing=0.9, handlelength=0.8)
         return _svg(figure)
+
+
+def throughput_curve(run: RunFiles) -> str | None:
+    """Tokens a second of each stage while it works."""
+
+    def _of(stage: str) -> Callable[[StepRecord], float | None]:
+        return lambda record: record.tokens_per_s.get(stage)
+
+    stages = (("rollout", "rollout"), ("teacher", "score"), ("trainer", "learn"))
+    return _lines(run.steps, "tokens/s", tuple((name, STAGES[stage], _of(name)) for name, stage in stages), zero=True)
 
 
 def _by_modality(

@@ -25,6 +25,7 @@ FIGURES: tuple[tuple[str, Callable[[RunFiles], str | None]], ...] = (
     ("Truncated responses", figures.truncation_curve),
     ("Gradient norm", figures.gradient_curve),
     ("Time of a step", figures.seconds_curve),
+    ("Throughput", figures.throughput_curve),
 )
 
 
@@ -82,8 +83,7 @@ def _lead(summary: Summary, ceiling: float | None) -> str:
     if speech is not None:
         low_high = f", 95 % interval {_points_interval(speech)}" if speech.ci95 else ""
         sentences.append(
-            f"Over the same test items, spoken accuracy changed by {_points(speech.mean_difference)} points{low_high}"
-            " (paired bootstrap)."
+            f"Over the same test items that is {_points(speech.mean_difference)} points{low_high} (paired bootstrap)."
         )
     reference, final = summary.teacher.text, summary.final.speech
     if reference is not None and final is not None and summary.base.speech is not None:

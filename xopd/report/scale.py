@@ -7,7 +7,7 @@ from html import escape
 from xopd.report.palette import PAGE_INK, PAGE_LINE, PAGE_OF, PAGE_QUIET, PAGE_TEACHER
 from xopd.report.records import Score, Summary
 
-WIDTH, LEFT, RIGHT, ROW = 1000, 96, 20, 46
+WIDTH, LEFT, RIGHT, ROW = 1000, 96, 74, 46
 
 
 def scale_svg(summary: Summary, ceiling: float | None = None) -> str:
@@ -38,7 +38,9 @@ def scale_svg(summary: Summary, ceiling: float | None = None) -> str:
     if summary.teacher.text is not None:
         parts += _mark(_x(summary.teacher.text.accuracy), top, bottom, "text-only teacher", PAGE_TEACHER, "4 3", 14)
     if ceiling is not None:
-        parts += _mark(_x(ceiling), top, bottom, "information ceiling", PAGE_QUIET, "1 3", 30)
+        reference = summary.teacher.text.accuracy if summary.teacher.text is not None else 1.0
+        side = "end" if ceiling < reference else "start"
+        parts += _mark(_x(ceiling), top, bottom, "information ceiling", PAGE_QUIET, "1 3", 30, side)
     for row, (part, base, final) in enumerate(pairs):
         parts += _arrow(part, base, final, top + ROW * row + ROW / 2, _x)
     return "".join([*parts, "</svg>"])
@@ -55,27 +57,20 @@ def _arrow(part: str, base: Score, final: Score, y: float, x_of: object) -> list
     drawn.append(f'<line x1="{start:.1f}" y1="{y}" x2="{end:.1f}" y2="{y}" stroke="{colour}" stroke-width="3"/>')
     drawn.append(f'<circle cx="{start:.1f}" cy="{y}" r="5.5" fill="#fcfcfa" stroke="{colour}" stroke-width="2.5"/>')
     drawn.append(f'<circle cx="{end:.1f}" cy="{y}" r="6.5" fill="{colour}"/>')
-    rising = end >= start
     if abs(end - start) > 24:
         drawn.append(_text(start, y - 13, f"{100 * base.accuracy:.0f}", PAGE_QUIET, 12.5, "middle"))
-    beyond = end + 13 if rising else end - 13
-    if final.ci95 is not None:
-        edges = [x_of(value) for value in final.ci95]
-        beyond = max(edges) + 8 if rising else min(edges) - 8
-    label = f"{100 * final.accuracy:.1f} %"
-    if rising and beyond > WIDTH - 62:
-        anchor, at = "end", min(start, end, *([x_of(final.ci95[0])] if final.ci95 else [])) - 12
-    else:
-        anchor, at = ("start" if rising else "end"), beyond
-    drawn.append(_text(at, y + 5, label, PAGE_INK, 15, anchor, 650))
+    rightmost = max(start, end, *(x_of(value) for value in final.ci95 or ()))
+    drawn.append(_text(rightmost + 12, y + 5, f"{100 * final.accuracy:.1f} %", PAGE_INK, 15, "start", 650))
     return drawn
 
 
-def _mark(x: float, top: int, bottom: int, label: str, colour: str, dash: str, y: int) -> list[str]:
+def _mark(
+    x: float, top: int, bottom: int, label: str, colour: str, dash: str, y: int, anchor: str = "middle"
+) -> list[str]:
     return [
         f'<line x1="{x:.1f}" y1="{y + 4}" x2="{x:.1f}" y2="{bottom}" stroke="{colour}" stroke-dasharray="{dash}"'
         ' stroke-width="1.6"/>',
-        _text(x, y, label, colour, 12.5, "end" if x > WIDTH - 160 else "middle"),
+        _text(x + {"end": 4, "start": -4}.get(anchor, 0), y, label, colour, 12.5, anchor),
     ]
 
 

@@ -12,7 +12,7 @@ h1 {{ font-size: 34px; line-height: 1.22; font-weight: 650; letter-spacing: -.01
 .lead {{ font-size: 18px; color: #3c3c3c; max-width: 860px; margin: 0 0 30px; }}
 h2 {{ font-size: 20px; font-weight: 650; margin: 46px 0 6px; padding-top: 18px; border-top: 1px solid {PAGE_LINE}; }}
 h3 {{ font-size: 15px; font-weight: 600; margin: 0 0 2px; }}
-p.note {{ color: {PAGE_QUIET}; font-size: 13.5px; margin: 0 0 14px; max-width: 820px; }}
+p.note {{ color: {PAGE_QUIET}; font-size: 13.5px; margin: 0 0 14px; max-width: 960px; }}
 .speech {{ color: {PAGE_SPEECH}; }} .text {{ color: {PAGE_TEXT}; }} .retention {{ color: {PAGE_RETENTION}; }}
 .teacher {{ color: {PAGE_TEACHER}; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }}

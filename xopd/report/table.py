@@ -41,11 +41,12 @@ def drop(reference: Score | None, score: Score | None) -> float | None:
 
 
 def rich_table(summary: Summary) -> Table:
-    """The table for a terminal."""
+    """The table for a terminal of 80 columns; after each score half the width of its 95 % interval."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     styles = ("", SPEECH, TEXT, RETENTION, "", "")
     for heading, style in zip(HEADINGS, styles, strict=True):
-        table.add_column(heading, style=style, justify="left" if not heading else "right", no_wrap=True)
+        shown = heading.replace(", ", "\n") if heading.startswith("drop") else f"\n{heading}"
+        table.add_column(shown, style=style, justify="left" if not heading else "right", no_wrap=True)
     for row in rows(summary):
         bold = "bold" if row.name.startswith("final") else ""
         table.add_row(
@@ -77,10 +78,10 @@ def _score(score: Score | None) -> str:
 def _rich_score(score: Score | None, style: str) -> Text:
     if score is None:
         return Text("–", style=QUIET)
-    text = Text(f"{100 * score.accuracy:5.1f} %", style=style)
+    text = Text(f"{100 * score.accuracy:.1f}", style=style)
     if score.ci95:
-        text.append(f" {_interval(score)}", style=QUIET)
-    return text
+        text.append(f" ±{50 * (score.ci95[1] - score.ci95[0]):.1f}", style=QUIET)
+    return text.append(" %")
 
 
 def _interval(score: Score) -> str:
