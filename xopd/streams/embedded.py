@@ -60,12 +60,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers_ping(port: int, timeout_s: float = 1.0) -> bool:
-    """Whether a server on 127.0.0.1:`port` answers PING, which it does not while it still loads its data."""
+def answers_ping(port: int, pid: int | None = None, timeout_s: float = 1.0) -> bool:
+    """Whether a server on 127.0.0.1:`port` answers PING, which it does not while it still loads its data.
+
+    With `pid` it must be the server of that process: another one may have the port.
+    """
     try:
         with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
+            if not connection.recv(64).startswith(b"+PONG"):
+                return False
+            if pid is None:
+                return True
+            connection.sendall(b"INFO server\r\n")
+            return f"process_id:{pid}\r\n".encode() in connection.recv(65536)
     except OSError:
         return False
 
@@ -114,7 +122,7 @@ class EmbeddedServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process = child.spawn(server_command(self.folder, self.port, self.binary), self.log)
         deadline = time.monotonic() + self.start_timeout_s
-        while not answers_ping(self.port):
+        while not answers_ping(self.port, self.pid):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.stop()

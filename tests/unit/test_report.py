@@ -1,0 +1,152 @@
+"""Tables and the report page, from a run folder as a trainer leaves it."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from tests.unit.synthetic_run import write_run
+from xopd.cli.finish import print_summary
+from xopd.errors import UserError
+from xopd.report.build import build_report
+from xopd.report.records import read_run, read_summary
+from xopd.report.table import markdown_table, rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny", steps=60)
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return build_report(folder).read_text()
+
+
+def test_a_run_is_read_whole_but_for_its_torn_line(folder):
+    run = read_run(folder)
+    assert [record.step for record in run.steps] == list(range(1, 61))
+    assert [(record.split, record.step) for record in run.evals] == [
+        ("dev", 50),
+        ("dev", 60),
+        ("test", 0),
+        ("test", 60),
+    ]
+    assert run.summary is not None
+    assert run.events[0].event == "resumed"
+
+
+def test_steps_taken_twice_count_once_and_the_later_wins(tmp_path):
+    folder = write_run(tmp_path / "run", steps=5, finished=False)
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
+    (folder / "metrics.jsonl").write_text(json.dumps(first) + "\n" + json.dumps({**first, "loss": 9.0}) + "\n")
+    assert [record.loss for record in read_run(folder).steps] == [9.0]
+
+
+def test_drop_is_relative_to_the_text_only_teacher(folder):
+    summary = read_summary(folder / "summary.json")
+    for row in rows(summary)[1:]:
+        written = summary.drop["base" if row.name.startswith("base") else "final"]
+        assert row.drop_speech == pytest.approx(written["speech"])
+        assert row.drop_text == pytest.approx(written["text"])
+    assert rows(summary)[0].drop_speech is None
+
+
+def test_the_markdown_table(folder):
+    table = markdown_table(read_summary(folder / "summary.json")).splitlines()
+    assert len({line.count("|") for line in table}) == 1
+    assert table[-1].startswith("| final student | 78.2 % [74.2, 82.2] |")
+    assert table[-1].endswith("| 19.4 % | 1.8 % |")
+
+
+def test_the_outcome_fits_eighty_columns(folder):
+    console = Console(width=80, record=True, force_terminal=False)
+    print_summary(console, read_summary(folder / "summary.json"))
+    text = console.export_text()
+    assert "…" not in text
+    for needed in ("35.2 % → 78.2 %", "70 % of the gap", "text-only teacher", "rollout", "dispatched"):
+        assert needed in text.replace("\n", " ")
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a browser would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
+                self.fetched.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+
+
+def test_the_page_needs_no_network(page):
+    links = Links()
+    links.feed(page)
+    assert links.fetched == []
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_ids_of_the_drawings_do_not_collide(page):
+    links = Links()
+    links.feed(page)
+    assert len(links.ids) == len(set(links.ids))
+    for reference in set(re.findall(r'(?:href="|url\()#([^")]+)', page)):
+        assert reference in links.ids
+
+
+def test_the_page_tells_the_outcome(page):
+    for needed in (
+        "35.2 % → 78.2 %",
+        "70 % of the gap",
+        "+39.0 to +47.0",
+        "paired bootstrap",
+        "information ceiling",
+        "vllm 0.32.0",
+        "19.4 %",
+        "duplicates dropped",
+        "a &lt; b",
+    ):
+        assert needed in page
+    assert page.count("<figure>") == 10
+
+
+def test_an_unfinished_run_has_a_page(tmp_path):
+    page = build_report(write_run(tmp_path / "run", steps=3, finished=False)).read_text()
+    assert "Not finished: 3 steps so far" in page
+    assert "<figure>" in page
+
+
+def test_a_run_of_one_modality_has_a_page(tmp_path):
+    folder = write_run(tmp_path / "run", steps=4)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines() if line.endswith("}")]
+    for line in lines:
+        if line["kind"] == "step":
+            line["speech"] = line["loss_cross"] = None
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert build_report(folder).stat().st_size > 10_000
+
+
+def test_a_sparse_summary_has_a_page(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"run_name": "x <y>", "teacher": {"text": None}, "steps": 2}))
+    page = build_report(tmp_path).read_text()
+    assert "x &lt;y&gt;" in page
+
+
+def test_what_is_no_run_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no such run"):
+        build_report(tmp_path / "none")
+    with pytest.raises(UserError, match=r"neither metrics\.jsonl nor summary\.json"):
+        build_report(tmp_path)
+    (tmp_path / "summary.json").write_text('{"steps": "many"}')
+    with pytest.raises(UserError, match="`steps`"):
+        build_report(tmp_path)
