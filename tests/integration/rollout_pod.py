@@ -169,7 +169,9 @@ class TrainerEnd:
         found: dict[str, pb.TrajectoryGroup] = {}
         after: Any = "0-0"
         while len(found) < len(groups):
-            assert time.monotonic() < deadline, f"no answer to {[g.group_id for g in groups if g.group_id not in found]}"
+            assert time.monotonic() < deadline, (
+                f"no answer to {[g.group_id for g in groups if g.group_id not in found]}"
+            )
             reply: Any = await self.client.xrange(self.keys.trajectories, min=b"(" + after if after != "0-0" else "-")
             for entry_id, fields in reply:
                 after = entry_id

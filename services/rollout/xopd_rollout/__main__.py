@@ -1,0 +1,47 @@
+"""Start a rollout pod: `python -m xopd_rollout --config CONFIG [--set a.b=c]`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+
+from xopd.service.lifecycle import run_service
+from xopd.service.logs import configure_logging
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    config: Annotated[Path, typer.Option(help="Configuration file.")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+) -> None:
+    """Sample responses of the student with vLLM, for the run whose prompts lie in Redis."""
+
+    async def _serve(stop: asyncio.Event) -> None:
+        from xopd.config import load_config
+
+        settings = load_config(config, overrides or ())
+        configure_logging("rollout", settings.rollout.log_level)
+        # Before torch and vLLM are imported: they read the environment then.
+        from xopd_rollout.environment import set_environment
+
+        set_environment(settings.rollout)
+        from xopd_rollout.engine import EngineDiedError
+        from xopd_rollout.pod import Pod
+
+        try:
+            await Pod(settings).run(stop)
+        except EngineDiedError as error:
+            structlog.get_logger(__name__).error("the engine has died", error=str(error))
+            raise SystemExit(1) from None
+
+    run_service(_serve)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,223 @@
+"""The student in vLLM: one asynchronous engine, the same for CPU and GPU builds.
+
+Each trajectory is a request of its own, since each has its own seed; the prefix cache makes the prompt's cost shared.
+Log-probabilities are those of the untouched distribution (`raw_logprobs`, no top-p, no top-k), so that at
+temperature 1 they are log pi_b exactly. vLLM's engine process stamps each token with the version of the weights that
+sampled it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.config.weight_transfer import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from xopd.config.schema import Config
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.v1 import weights_pb2
+from xopd_rollout.environment import runs_on_cpu
+from xopd_rollout.executor import ManyWorkersExecutor, OneWorkerExecutor
+from xopd_rollout.weight_transfer import BACKEND
+
+NO_VERSION = -1
+"""Policy version of tokens sampled before any version of a run was loaded: the checkpoint as it is on disk."""
+GIB = 2**30
+# Tokens of a block that requests can share: prompts of a few dozen tokens should fill some.
+CPU_BLOCK = 32
+CPU_MAX_SEQUENCES = 256
+CPU_BATCHED_TOKENS = 4096
+SEED_MASK = 2**63 - 1
+
+
+class BadPromptError(ValueError):
+    """A prompt that the engine refuses and would refuse again; the text says why."""
+
+
+class EngineDiedError(RuntimeError):
+    """The engine's process has ended: this pod is of no more use."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A rendered prompt, and vLLM's `multi_modal_data` for the clip that its placeholder stands for."""
+
+    token_ids: Sequence[int]
+    audio: dict[str, Any] | None = None
+    audio_id: str = ""
+    """Content hash of the clip: what vLLM's caches know it by."""
+
+
+def engine_args(config: Config) -> AsyncEngineArgs:
+    """VLLM's options for this configuration."""
+    rollout, student = config.rollout, config.student
+    options: dict[str, Any] = {
+        "model": student.path,
+        "dtype": student.dtype,
+        "seed": config.run.seed,
+        "enforce_eager": rollout.enforce_eager,
+        "max_model_len": rollout.max_model_len,
+        "tensor_parallel_size": rollout.tensor_parallel,
+        "distributed_executor_backend": OneWorkerExecutor if rollout.tensor_parallel == 1 else ManyWorkersExecutor,
+        "limit_mm_per_prompt": {"audio": 1},
+        "enable_mm_embeds": student.audio_input == "features",
+        "enable_prefix_caching": True,
+        "logprobs_mode": "raw_logprobs",
+        # The checkpoint's own defaults (top-p and the like) must not touch the distribution.
+        "generation_config": "vllm",
+        "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
+        "disable_log_stats": True,
+    }
+    if runs_on_cpu():
+        options |= {
+            "kv_cache_memory_bytes": int(rollout.kv_cache_gb * GIB),
+            "block_size": CPU_BLOCK,
+            "max_num_seqs": CPU_MAX_SEQUENCES,
+            # A prompt prefilled in parts rewinds its seeded generator, which torch's CPU generator cannot.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, rollout.max_model_len),
+        }
+    else:
+        options["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+    return AsyncEngineArgs(**options)
+
+
+class Engine:
+    """A started engine."""
+
+    def __init__(self, config: Config) -> None:
+        """Start the engine's process and load the checkpoint; takes seconds.
+
+        The engine's process is forked, not started afresh: what is imported here is not imported again. Nothing
+        may have used torch's threads before.
+        """
+        vllm_config = engine_args(config).create_engine_config()
+        if runs_on_cpu():
+            os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
+        executor = vllm_config.parallel_config.distributed_executor_backend
+        self._llm = AsyncLLM(vllm_config, executor_class=executor, log_stats=False, log_requests=False)
+        self._ids = itertools.count()
+
+    async def generate(self, prompt: Prompt, seeds: Sequence[int], sampling: pb.Sampling) -> list[pb.Trajectory]:
+        """Sample one response for each seed.
+
+        Returns:
+            Trajectories in the order of `seeds`; the end-of-turn token, where one was sampled, is their last.
+
+        Raises:
+            BadPromptError: if the prompt does not fit the model.
+            EngineDiedError: if the engine's process has ended.
+        """
+        request: dict[str, Any] = {"prompt_token_ids": list(prompt.token_ids)}
+        if prompt.audio is not None:
+            request["multi_modal_data"] = prompt.audio
+            request["multi_modal_uuids"] = {"audio": [prompt.audio_id]}
+        tasks = [asyncio.ensure_future(self._one(request, seed, sampling)) for seed in seeds]
+        try:
+            outputs = await asyncio.gather(*tasks)
+        except VLLMClientError as error:
+            raise BadPromptError(str(error).splitlines()[0]) from None
+        except EngineDeadError as error:
+            raise EngineDiedError(str(error)) from None
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [
+            _trajectory(index, seed, output) for index, (seed, output) in enumerate(zip(seeds, outputs, strict=True))
+        ]
+
+    async def apply(self, manifest: weights_pb2.WeightManifest) -> None:
+        """Load a version in place, between engine steps; generation under way finishes first.
+
+        Caches of keys and values, of processed media and of encoder outputs are emptied.
+
+        Raises:
+            EngineDiedError: if the engine's process has ended.
+            Exception: whatever vLLM raises in place of the worker's own error, with its text.
+        """
+        update = WeightTransferUpdateRequest(
+            {
+                "uri": manifest.uri,
+                "sha256": manifest.sha256,
+                "version": manifest.version,
+                "tensor_count": manifest.tensor_count,
+            }
+        )
+        try:
+            await self._llm.pause_generation(mode="wait", clear_cache=True)
+            try:
+                await self._llm.start_weight_update()
+                await self._llm.update_weights(update)
+                await self._llm.finish_weight_update(weight_version=str(manifest.version))
+            finally:
+                await self._llm.resume_generation()
+        except EngineDeadError as error:
+            raise EngineDiedError(str(error)) from None
+
+    async def check_health(self) -> None:
+        """Return if the engine works.
+
+        Raises:
+            EngineDiedError: if its process has ended.
+        """
+        try:
+            await self._llm.check_health()
+        except EngineDeadError as error:
+            raise EngineDiedError(str(error)) from None
+
+    def close(self) -> None:
+        """End the engine's process."""
+        self._llm.shutdown(timeout=2.0)
+
+    async def _one(self, request: dict[str, Any], seed: int, sampling: pb.Sampling) -> RequestOutput:
+        params = SamplingParams(
+            n=1,
+            temperature=sampling.temperature,
+            top_p=1.0,
+            top_k=0,
+            seed=seed & SEED_MASK,
+            max_tokens=sampling.max_new_tokens,
+            stop_token_ids=list(sampling.stop_token_ids),
+            # Only the tokens asked for end a response, not those of the checkpoint's generation config.
+            ignore_eos=True,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final: RequestOutput | None = None
+        async for output in self._llm.generate(dict(request), params, f"t{next(self._ids)}"):
+            final = output
+        if final is None:
+            raise RuntimeError("the engine ended a request without an output")
+        return final
+
+
+def _trajectory(index: int, seed: int, output: RequestOutput) -> pb.Trajectory:
+    completion = output.outputs[0]
+    tokens = list(completion.token_ids)
+    if not tokens or completion.logprobs is None or completion.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"the engine broke a request off ({completion.finish_reason})")
+    versions = [NO_VERSION] * len(tokens)
+    for span in completion.weight_versions or ():
+        if span.version.isdecimal():
+            versions[span.start : span.end] = [int(span.version)] * (span.end - span.start)
+    stopped = completion.finish_reason == "stop"
+    return pb.Trajectory(
+        index=index,
+        seed=seed,
+        token_ids=tokens,
+        logprobs=[step[token].logprob for step, token in zip(completion.logprobs, tokens, strict=True)],
+        policy_versions=versions,
+        finish_reason=pb.FINISH_REASON_STOP if stopped else pb.FINISH_REASON_LENGTH,
+    )

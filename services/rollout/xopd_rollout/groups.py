@@ -1,0 +1,92 @@
+"""One prompt group, from claim to answer: fetch its clip, wait for its policy version, sample, and say how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import structlog
+
+from xopd.data.audio import AudioError
+from xopd.errors import UserError
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import PROTOCOL
+from xopd_rollout.audio import AudioInput
+from xopd_rollout.clock import ActivityClock
+from xopd_rollout.engine import BadPromptError, Engine, EngineDiedError, Prompt
+from xopd_rollout.updater import PolicyUnavailableError, PolicyUpdater
+
+log = structlog.get_logger(__name__)
+
+
+class GroupSampler:
+    """Answers prompt groups."""
+
+    def __init__(
+        self, pod_id: str, engine: Engine, updater: PolicyUpdater, audio: AudioInput, clock: ActivityClock
+    ) -> None:
+        """Answer as `pod_id`."""
+        self.pod_id = pod_id
+        self.engine = engine
+        self.updater = updater
+        self.audio = audio
+        self.clock = clock
+
+    async def answer(self, group: pb.PromptGroup) -> pb.TrajectoryGroup:
+        """Sample the group's trajectories; what goes wrong with this group alone becomes its Failure.
+
+        Called for several groups at a time; they reach the engine in the order of the calls.
+
+        Raises:
+            EngineDiedError: if the engine's process has ended.
+            UserError: if this pod's student cannot serve the group's run.
+        """
+        answer = _answer_to(group, self.pod_id)
+        try:
+            answer.trajectories.extend(await self._sample(group))
+        except (AudioError, BadPromptError) as error:
+            _fail(answer, pb.FAILURE_CODE_BAD_ITEM, str(error))
+        except PolicyUnavailableError as error:
+            _fail(answer, pb.FAILURE_CODE_POLICY_UNAVAILABLE, str(error))
+        except (EngineDiedError, UserError):
+            raise
+        except Exception as error:
+            log.exception("group failed", group=group.group_id)
+            await self.engine.check_health()
+            _fail(answer, pb.FAILURE_CODE_ENGINE, f"{type(error).__name__}: {error}")
+        answer.finished_at = time.time()
+        return answer
+
+    async def _sample(self, group: pb.PromptGroup) -> list[pb.Trajectory]:
+        # The clip is fetched while the group waits for its turn.
+        clip = asyncio.ensure_future(self.audio.get(group.audio)) if group.HasField("audio") else None
+        try:
+            async with self.updater.at_version(group.run_id, group.min_policy_version, group.max_policy_version):
+                prompt = Prompt(group.prompt_token_ids, await clip if clip else None, group.audio.sha256)
+                with self.clock.counting("busy"):
+                    return await self.engine.generate(prompt, group.seeds, group.sampling)
+        finally:
+            if clip is not None:
+                clip.cancel()
+
+
+def _answer_to(group: pb.PromptGroup, pod_id: str) -> pb.TrajectoryGroup:
+    return pb.TrajectoryGroup(
+        protocol=PROTOCOL,
+        run_id=group.run_id,
+        group_id=group.group_id,
+        item_id=group.item_id,
+        modality=group.modality,
+        purpose=group.purpose,
+        step=group.step,
+        attempt=group.attempt,
+        pod_id=pod_id,
+        started_at=time.time(),
+        traceparent=group.traceparent,
+    )
+
+
+def _fail(answer: pb.TrajectoryGroup, code: pb.FailureCode, reason: str) -> None:
+    log.warning("group failed", group=answer.group_id, code=pb.FailureCode.Name(code), reason=reason)
+    answer.failure.code = code
+    answer.failure.reason = reason

@@ -1,0 +1,84 @@
+"""The rollout pod's Prometheus metrics. Labels are bounded: modality, purpose, outcome, finish reason."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from xopd.v1 import trajectory_pb2 as pb
+from xopd_rollout.clock import ActivityClock
+
+MODALITIES = {pb.MODALITY_TEXT: "text", pb.MODALITY_SPEECH: "speech"}
+PURPOSES = {pb.PURPOSE_TRAIN: "train", pb.PURPOSE_EVAL: "eval"}
+FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+FAILURES = {
+    pb.FAILURE_CODE_BAD_ITEM: "bad_item",
+    pb.FAILURE_CODE_POLICY_UNAVAILABLE: "policy_unavailable",
+    pb.FAILURE_CODE_ENGINE: "engine",
+}
+LENGTH_BUCKETS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+SECONDS_BUCKETS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
+
+
+class RolloutMetrics:
+    """All series of one pod, in a registry of its own."""
+
+    def __init__(self, clock: ActivityClock) -> None:
+        """Create the series; `clock` gives the seconds by activity."""
+        self.registry = r = CollectorRegistry()
+        self.generated = 0
+        """Tokens sampled so far."""
+        by_outcome = ["modality", "purpose", "outcome"]
+        self.tokens = Counter("xopd_rollout_generated_tokens", "Tokens sampled", ["modality", "purpose"], registry=r)
+        self.groups = Counter("xopd_rollout_groups", "Prompt groups answered", by_outcome, registry=r)
+        self.trajectories = Counter("xopd_rollout_trajectories", "Responses sampled", by_outcome[:2], registry=r)
+        self.finish = Counter("xopd_rollout_finish", "Responses by end", ["modality", "reason"], registry=r)
+        self.length = Histogram(
+            "xopd_rollout_response_tokens", "Response length", ["modality"], registry=r, buckets=LENGTH_BUCKETS
+        )
+        self.group_seconds = Histogram(
+            "xopd_rollout_group_seconds", "From claim to answer", ["modality"], registry=r, buckets=SECONDS_BUCKETS
+        )
+        self.in_flight = Gauge("xopd_rollout_in_flight_groups", "Prompt groups being worked on", registry=r)
+        self.queue_depth = Gauge("xopd_rollout_queue_depth", "Prompt groups not yet answered, all pods", registry=r)
+        self.version = Gauge("xopd_rollout_policy_version", "Policy version held; -1 before the first", registry=r)
+        self.version.set(-1)
+        self.lag = Gauge("xopd_rollout_policy_lag", "Newest announced version minus the one held", registry=r)
+        self.updates = Counter("xopd_rollout_policy_updates", "Weight versions applied", registry=r)
+        self.sync_seconds = Histogram(
+            "xopd_rollout_sync_seconds", "Wait for and application of a weight version", registry=r,
+            buckets=SECONDS_BUCKETS,
+        )  # fmt: skip
+        self.sync_bytes = Counter("xopd_rollout_sync_bytes", "Bytes of weight versions applied", registry=r)
+        self.audio_seconds = Histogram(
+            "xopd_rollout_audio_seconds", "Fetching and encoding a batch of clips", registry=r, buckets=SECONDS_BUCKETS
+        )
+        self.redeliveries = Counter("xopd_rollout_redeliveries", "Groups taken over from another pod", registry=r)
+        self.dead_letters = Counter("xopd_rollout_dead_letters", "Entries that could not be used", registry=r)
+        self.redis_errors = Counter("xopd_rollout_redis_errors", "Failed exchanges with Redis", registry=r)
+        self.ready = Gauge("xopd_rollout_ready", "1 while it takes work", registry=r)
+        activity = Gauge(
+            "xopd_rollout_activity_seconds", "Seconds busy, in sync, idle since the pod began", ["activity"], registry=r
+        )
+        activity.labels("busy").set_function(lambda: clock.busy)
+        activity.labels("sync").set_function(lambda: clock.sync)
+        activity.labels("idle").set_function(lambda: clock.idle)
+
+    def record_answer(self, group: pb.PromptGroup, answer: pb.TrajectoryGroup) -> None:
+        """Take in an answered group."""
+        modality, purpose = MODALITIES[group.modality], PURPOSES[group.purpose]
+        outcome = FAILURES[answer.failure.code] if answer.HasField("failure") else "ok"
+        self.groups.labels(modality, purpose, outcome).inc()
+        self.group_seconds.labels(modality).observe(answer.finished_at - answer.started_at)
+        for trajectory in answer.trajectories:
+            tokens = len(trajectory.token_ids)
+            self.generated += tokens
+            self.tokens.labels(modality, purpose).inc(tokens)
+            self.trajectories.labels(modality, purpose).inc()
+            self.length.labels(modality).observe(tokens)
+            self.finish.labels(modality, FINISH_REASONS[trajectory.finish_reason]).inc()
+
+    def record_update(self, version: int, size_bytes: int) -> None:
+        """Take in an applied weight version."""
+        self.version.set(version)
+        self.updates.inc()
+        self.sync_bytes.inc(size_bytes)

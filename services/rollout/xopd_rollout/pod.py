@@ -1,0 +1,131 @@
+"""A pod's life: listen, start the engine, work, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from functools import partial
+
+import redis.asyncio as aioredis
+import structlog
+import torch
+from redis.exceptions import RedisError
+
+from xopd.config.schema import Config
+from xopd.errors import UserError
+from xopd.families import open_family
+from xopd.service.http import bind, serving
+from xopd.service.lifecycle import announce_addresses
+from xopd.streams import Keys, connect
+from xopd.weights import WeightAnnouncements
+from xopd_rollout.app import Served, make_rollout_app
+from xopd_rollout.audio import open_audio_input
+from xopd_rollout.clock import ActivityClock
+from xopd_rollout.engine import Engine, EngineDiedError
+from xopd_rollout.groups import GroupSampler
+from xopd_rollout.heartbeat import Heartbeat
+from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.run_check import check_run
+from xopd_rollout.updater import PolicyUpdater
+from xopd_rollout.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+
+class Pod:
+    """One rollout pod."""
+
+    def __init__(self, config: Config) -> None:
+        """Nothing is started yet."""
+        self.config = config
+        self.pod_id = config.rollout.pod_id or f"{socket.gethostname()}-{os.getpid()}"
+        self.keys = Keys(config.redis.prefix)
+        self.clock = ActivityClock()
+        self.metrics = RolloutMetrics(self.clock)
+        self.served = Served()
+        self.worker: Worker | None = None
+        self.client: aioredis.Redis | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            UserError: if the student, Redis or the run does not fit.
+            EngineDiedError: if the engine's process has ended.
+        """
+        settings = self.config.rollout
+        listener = bind(settings.host, settings.port)
+        app = make_rollout_app(self.config, self.metrics, self.served, self._alive, self._ready)
+        async with serving(app, listener):
+            host, port = listener.getsockname()[:2]
+            announce_addresses(http=f"{host}:{port}")
+            self.client = await connect(self.config.redis)
+            async with self._working(f"http://{host}:{port}") as worker:
+                if not stop.is_set():
+                    await worker.run(stop)
+            await self.client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _working(self, url: str) -> AsyncIterator[Worker]:
+        """Start the engine and everything around it, and take it down again."""
+        assert self.client is not None
+        family = await asyncio.to_thread(open_family, self.config.student.path, self.config.student.family)
+        check = partial(check_run, self.client, self.keys, family)
+        await check()
+        engine = await asyncio.to_thread(self._start_engine)
+        try:
+            audio = await asyncio.to_thread(open_audio_input, self.config, family, self.metrics)
+            updater = PolicyUpdater(
+                engine,
+                WeightAnnouncements(self.client, self.keys),
+                check,
+                self.config.rollout.update_timeout_s,
+                self.clock,
+                self.metrics,
+            )
+            sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock)
+            worker = Worker(self.config, self.client, self.keys, sampler, self.metrics)
+            self.served.family, self.served.sampler, self.worker = family, sampler, worker
+            log.info("ready", pod=self.pod_id, url=url, student=self.config.student.path)
+            async with Heartbeat(self.client, self.keys, worker, updater, self.clock, self.metrics, url):
+                self.metrics.ready.set(1)
+                yield worker
+            await audio.close()
+        finally:
+            self.metrics.ready.set(0)
+            await asyncio.to_thread(engine.close)
+
+    def _start_engine(self) -> Engine:
+        try:
+            engine = Engine(self.config)
+        except (ValueError, RuntimeError, OSError) as error:
+            log.exception("the engine did not start")
+            raise UserError(
+                f"student.path {self.config.student.path}: vLLM did not start with it ({error}); the log says more."
+            ) from None
+        if self.config.rollout.threads:
+            torch.set_num_threads(self.config.rollout.threads)
+        return engine
+
+    async def _alive(self) -> str | None:
+        if self.served.sampler is None:
+            return None
+        try:
+            await self.served.sampler.engine.check_health()
+        except EngineDiedError as error:
+            return str(error)
+        return None
+
+    async def _ready(self) -> str | None:
+        if self.worker is None or self.client is None:
+            return "the engine is starting"
+        if self.worker.draining:
+            return "draining"
+        try:
+            await asyncio.wait_for(self.client.ping(), timeout=2.0)
+        except (RedisError, OSError, TimeoutError) as error:
+            return f"redis does not answer ({error})"
+        return await self._alive()

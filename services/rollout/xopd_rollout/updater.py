@@ -1,0 +1,145 @@
+"""Which policy version the engine holds, and how a group gets the version that it must be sampled from.
+
+Groups take turns in the order in which they ask. One that finds a fitting version goes ahead at once; one that does
+not waits until those under way have finished, then has its version loaded: responses of two versions never mix.
+A version is known by (run_id, version, sha256): another run's version of the same number is another policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+
+from xopd.errors import UserError
+from xopd.v1 import weights_pb2 as pb
+from xopd.weights import WeightAnnouncements
+from xopd.weights.store import WeightsUnavailableError
+from xopd_rollout.clock import ActivityClock
+from xopd_rollout.engine import NO_VERSION, Engine, EngineDiedError
+from xopd_rollout.metrics import RolloutMetrics
+
+log = structlog.get_logger(__name__)
+NEWEST = 2**62
+RunCheck = Callable[[], Awaitable[pb.RunInfo | None]]
+"""Reads the run that is under way, and raises UserError where this pod's student cannot serve it."""
+
+
+class PolicyUnavailableError(RuntimeError):
+    """The version asked for cannot be had; the text says why."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The version that the engine holds."""
+
+    run_id: str
+    version: int
+    sha256: str
+
+
+class PolicyUpdater:
+    """Hands out turns on the engine at a fitting version."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        announcements: WeightAnnouncements,
+        check_run: RunCheck,
+        timeout_s: float,
+        clock: ActivityClock,
+        metrics: RolloutMetrics,
+    ) -> None:
+        """Wait up to `timeout_s` (seconds) for an announcement."""
+        self.engine = engine
+        self.announcements = announcements
+        self.check_run = check_run
+        self.timeout_s = timeout_s
+        self.clock = clock
+        self.metrics = metrics
+        self.policy: Policy | None = None
+        self._turn = asyncio.Lock()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._users = 0
+
+    @property
+    def version(self) -> int:
+        """The policy version that the engine holds; NO_VERSION before the first."""
+        return self.policy.version if self.policy else NO_VERSION
+
+    @contextlib.asynccontextmanager
+    async def at_version(self, run_id: str, oldest: int, newest: int) -> AsyncIterator[None]:
+        """Hold the engine at a version of `run_id` within [oldest, newest] while the block runs.
+
+        Raises:
+            PolicyUnavailableError: if there is none, or it cannot be loaded.
+            EngineDiedError: if the engine's process has ended.
+            UserError: if this pod's student cannot serve that run.
+        """
+        async with self._turn:
+            if not self._fits(run_id, oldest, newest):
+                await self._idle.wait()
+                with self.clock.counting("sync"), self.metrics.sync_seconds.time():
+                    await self._update(run_id, oldest, newest)
+            self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    @contextlib.asynccontextmanager
+    async def at_any_version(self) -> AsyncIterator[None]:
+        """Hold the engine at whatever version it has while the block runs."""
+        async with self._turn:
+            self._enter()
+        try:
+            yield
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        self._users += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._users -= 1
+        if self._users == 0:
+            self._idle.set()
+
+    def _fits(self, run_id: str, oldest: int, newest: int) -> bool:
+        held = self.policy
+        return held is not None and held.run_id == run_id and oldest <= held.version <= newest
+
+    async def _update(self, run_id: str, oldest: int, newest: int) -> None:
+        run = await self.check_run()
+        if run is not None and run.run_id != run_id:
+            raise PolicyUnavailableError(f"run {run_id} has ended: {run.run_id} is under way")
+        try:
+            manifest = await self._find(run_id, oldest, newest)
+        except WeightsUnavailableError as error:
+            raise PolicyUnavailableError(str(error)) from None
+        # Until the load has succeeded nobody knows what the engine holds.
+        self.policy = None
+        try:
+            await self.engine.apply(manifest)
+        except (EngineDiedError, UserError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # vLLM passes the worker's error on as a bare Exception
+            await self.engine.check_health()
+            raise PolicyUnavailableError(f"weight version {manifest.version} was not loaded: {error}") from error
+        self.policy = Policy(run_id, manifest.version, manifest.sha256)
+        self.metrics.record_update(manifest.version, manifest.size_bytes)
+        log.info("policy updated", run=run_id, version=manifest.version, bytes=manifest.size_bytes)
+
+    async def _find(self, run_id: str, oldest: int, newest: int) -> pb.WeightManifest:
+        manifest = await self.announcements.find(run_id, oldest, newest)
+        if manifest is not None:
+            return manifest
+        later = await self.announcements.find(run_id, newest + 1, NEWEST)
+        if later is not None:
+            raise PolicyUnavailableError(f"weight version {newest} is gone: {later.version} is the newest")
+        return await self.announcements.wait_for(run_id, oldest, newest, self.timeout_s)

@@ -1,0 +1,198 @@
+"""The loop between Redis and the engine: claim prompt groups, answer them, keep the claims alive, drain.
+
+Invariants:
+- A claim is acknowledged in the same transaction that appends its answer; a pod that dies loses nothing.
+- At most `max_in_flight` groups are claimed at a time.
+- Losing Redis costs nothing but time: what is sampled is answered when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Any
+
+import redis.asyncio as aioredis
+import structlog
+from redis.exceptions import RedisError
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from xopd.config.schema import Config
+from xopd.streams import Claim, Keys, WorkStream
+from xopd.streams.keys import ROLLOUT_GROUP
+from xopd.streams.work import FIELD
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import WireError, decode_prompt_group
+from xopd_rollout.groups import GroupSampler
+from xopd_rollout.metrics import RolloutMetrics
+
+log = structlog.get_logger(__name__)
+REDIS_ERRORS = (RedisError, OSError)
+BLOCK_MS = 500
+"""Longest wait for work in one read (milliseconds): how soon a stop is noticed."""
+ANSWER_RETRY_S = 120.0
+"""An answer that cannot be delivered for so long is dropped (seconds): its group is dispatched again anyway."""
+DEAD_KEPT = 1000
+"""Newest entries kept in the stream of unusable ones."""
+
+
+class Worker:
+    """One pod's share of the prompt stream."""
+
+    def __init__(
+        self, config: Config, client: aioredis.Redis, keys: Keys, sampler: GroupSampler, metrics: RolloutMetrics
+    ) -> None:
+        """Claim as the sampler's pod."""
+        self.settings = config.rollout
+        self.lease_s = config.redis.lease_s
+        self.client = client
+        self.keys = keys
+        self.prompts = WorkStream(client, keys.prompts, ROLLOUT_GROUP, sampler.pod_id)
+        self.sampler = sampler
+        self.metrics = metrics
+        self.draining = False
+        self._in_flight: dict[bytes, asyncio.Task[None]] = {}
+        self._fatal: BaseException | None = None
+        self._wake = asyncio.Event()
+        metrics.in_flight.set_function(lambda: float(self.in_flight))
+
+    @property
+    def in_flight(self) -> int:
+        """Groups claimed and not yet answered."""
+        return len(self._in_flight)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain.
+
+        Raises:
+            EngineDiedError: if the engine's process has ended.
+            UserError: if this pod's student cannot serve the run that is under way.
+        """
+        renewing = asyncio.create_task(self._renew())
+        try:
+            await self._claim_until(stop)
+        finally:
+            self.draining = True
+            await self._drain()
+            renewing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await renewing
+        if self._fatal is not None:
+            raise self._fatal
+
+    async def _claim_until(self, stop: asyncio.Event) -> None:
+        pause_s, next_take_over = 0.1, 0.0
+        group_made = False
+        while not stop.is_set() and self._fatal is None:
+            room = self.settings.max_in_flight - self.in_flight
+            if room <= 0:
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), BLOCK_MS / 1000)
+                continue
+            try:
+                if not group_made:
+                    await self.prompts.ensure_group()
+                    group_made = True
+                claims: list[Claim] = []
+                if time.monotonic() >= next_take_over:
+                    claims = await self.prompts.take_over(self.lease_s, room)
+                    next_take_over = time.monotonic() + min(1.0, self.lease_s / 3)
+                if not claims:
+                    claims = await self.prompts.read(room, BLOCK_MS)
+                pause_s = 0.1
+            except REDIS_ERRORS as error:
+                self.metrics.redis_errors.inc()
+                log.warning("redis cannot be reached", error=str(error), again_in_s=pause_s)
+                await asyncio.sleep(pause_s)
+                pause_s, group_made = min(5.0, pause_s * 2), False
+                continue
+            for claim in claims:
+                self._accept(claim)
+
+    def _accept(self, claim: Claim) -> None:
+        if claim.entry_id in self._in_flight:
+            return
+        if claim.redelivered:
+            self.metrics.redeliveries.inc()
+        task = asyncio.create_task(self._process(claim))
+        self._in_flight[claim.entry_id] = task
+        task.add_done_callback(lambda done: self._finished(claim.entry_id, done))
+
+    def _finished(self, entry_id: bytes, task: asyncio.Task[None]) -> None:
+        del self._in_flight[entry_id]
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fatal = self._fatal or error
+
+    async def _process(self, claim: Claim) -> None:
+        try:
+            group = decode_prompt_group(claim.data)
+        except WireError as error:
+            await self._bury(claim, str(error))
+            return
+        try:
+            answer = await self.sampler.answer(group)
+        except BaseException:
+            # Cut off, or the pod is at its end: another pod shall have the group now, not after its lease.
+            with contextlib.suppress(*REDIS_ERRORS):
+                await asyncio.shield(self.prompts.give_back([claim.entry_id]))
+            raise
+        self.metrics.record_answer(group, answer)
+        await self._deliver(claim, answer)
+
+    async def _deliver(self, claim: Claim, answer: pb.TrajectoryGroup) -> None:
+        try:
+            # Sending twice is harmless: the trainer drops duplicates by group id.
+            async for attempt in self._retrying():
+                with attempt:
+                    await self.prompts.answer(claim.entry_id, self.keys.trajectories, answer.SerializeToString())
+        except REDIS_ERRORS as error:
+            log.error("answer dropped", group=answer.group_id, error=str(error))
+
+    async def _bury(self, claim: Claim, reason: str) -> None:
+        log.error("entry cannot be used", entry=claim.entry_id.decode(), reason=reason)
+        self.metrics.dead_letters.inc()
+        try:
+            async for attempt in self._retrying():
+                with attempt:
+                    pipe = self.client.pipeline(transaction=True)
+                    fields: dict[Any, Any] = {FIELD: claim.data, "reason": reason, "stream": self.keys.prompts}
+                    pipe.xadd(self.keys.dead, fields, maxlen=DEAD_KEPT)
+                    self.prompts.acknowledge_in(pipe, [claim.entry_id])
+                    await pipe.execute()
+        except REDIS_ERRORS as error:
+            log.error("entry not moved", error=str(error))
+
+    def _retrying(self) -> AsyncRetrying:
+        return AsyncRetrying(
+            retry=retry_if_exception_type(REDIS_ERRORS),
+            wait=wait_exponential_jitter(initial=0.1, max=3.0),
+            stop=stop_after_delay(ANSWER_RETRY_S),
+            before_sleep=lambda _: self.metrics.redis_errors.inc(),
+            reraise=True,
+        )
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self.lease_s / 3)
+            try:
+                await self.prompts.renew(list(self._in_flight))
+            except REDIS_ERRORS as error:
+                self.metrics.redis_errors.inc()
+                log.warning("claims not renewed", error=str(error))
+
+    async def _drain(self) -> None:
+        """Finish what is under way within the time allowed; give the rest back."""
+        tasks = list(self._in_flight.values())
+        if not tasks:
+            return
+        log.info("draining", groups=len(tasks))
+        patience_s = self.settings.drain_timeout_s if self._fatal is None else 0.0
+        _, late = await asyncio.wait(tasks, timeout=patience_s)
+        for task in late:
+            task.cancel()
+        if late:
+            log.warning("giving groups back", groups=len(late))
+            await asyncio.wait(late, timeout=5.0)
