@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -103,6 +104,12 @@ async def trainer(world: World, client: aioredis.Redis) -> TrainerEnd:
     await client.delete(end.keys.run, end.keys.dead)
     await end.publish(0, world.trained())
     return end
+
+
+async def _until_claimed(client: aioredis.Redis, trainer: TrainerEnd) -> None:
+    async with asyncio.timeout(20):
+        while not (await client.xpending(trainer.keys.prompts, "rollout"))["pending"]:
+            await asyncio.sleep(0)
 
 
 def _check(world: World, answer: pb.TrajectoryGroup, group: pb.PromptGroup, tensors: dict[str, torch.Tensor]) -> float:
@@ -268,8 +275,7 @@ async def test_waveforms_give_the_same_logprobs_and_a_killed_pod_is_replaced(
     children = psutil.Process(second.process.pid).children()
     work = [trainer.group(world.text_prompt, max_new_tokens=200, stop=[], seeds=range(16)) for _ in range(40)]
     await trainer.send(*work)
-    while not (await client.xpending(trainer.keys.prompts, "rollout"))["pending"]:
-        pass
+    await _until_claimed(client, trainer)
     os.kill(second.process.pid, signal.SIGKILL)
     second.process.wait()
     pod.process.send_signal(signal.SIGCONT)
@@ -284,8 +290,7 @@ async def test_sigterm_drains(world: World, trainer: TrainerEnd, client: aioredi
     """The last test of this file: it ends the pod."""
     work = [trainer.group(world.text_prompt, max_new_tokens=200, stop=[], seeds=range(8)) for _ in range(24)]
     await trainer.send(*work)
-    while not (await client.xpending(trainer.keys.prompts, "rollout"))["pending"]:
-        pass
+    await _until_claimed(client, trainer)
     assert pod.end() == 0
     claimed = (await client.xpending(trainer.keys.prompts, "rollout"))["pending"]
     assert claimed == 0, "a drained pod holds no claims"

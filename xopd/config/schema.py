@@ -128,6 +128,9 @@ class RolloutSettings(Section):
     threads: NonNegativeInt = Field(1, description="CPU threads of the engine; 0 leaves the default.")
     heartbeat_s: PositiveFloat = Field(2.0, description="Seconds between heartbeats.")
     update_timeout_s: PositiveFloat = Field(60.0, description="Longest wait for a weight version (seconds).")
+    group_timeout_s: PositiveFloat = Field(
+        300.0, description="Longest time that one group may keep the engine; then it is given up (seconds)."
+    )
     drain_timeout_s: PositiveFloat = Field(30.0, description="Time to finish claimed work on SIGTERM (seconds).")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
 

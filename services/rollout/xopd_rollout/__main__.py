@@ -31,7 +31,7 @@ def main(
         from xopd_rollout.environment import set_environment
 
         set_environment(settings.rollout)
-        from xopd_rollout.engine import EngineDiedError
+        from xopd_rollout.contract import EngineDiedError
         from xopd_rollout.pod import Pod
 
         try:

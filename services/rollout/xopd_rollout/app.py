@@ -12,7 +12,7 @@ from xopd.data.audio import AudioError
 from xopd.families import ModelFamily
 from xopd.service.http import ReadyCheck, make_app
 from xopd.v1 import trajectory_pb2 as pb
-from xopd_rollout.engine import BadPromptError, Prompt
+from xopd_rollout.contract import BadPromptError, Prompt
 from xopd_rollout.environment import ENGINE, engine_version
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.metrics import FINISH_REASONS, RolloutMetrics

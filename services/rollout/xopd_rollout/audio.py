@@ -20,6 +20,8 @@ from xopd_rollout.metrics import RolloutMetrics
 
 MAX_BATCH = 64
 """Most clips encoded at a time: bounds the memory of one pass through the tower."""
+IN_MEMORY = 256
+"""Clips kept in memory: those of the groups under way; others are read from disk when they come again."""
 
 
 class AudioInput(Protocol):
@@ -39,7 +41,8 @@ def open_audio_input(config: Config, family: ModelFamily, metrics: RolloutMetric
     if config.student.audio_input == "waveform":
         return WaveformInput(family, config.data.max_audio_seconds, metrics)
     encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
-    cache = FeatureCache(config.student.feature_cache, encoder, family.sample_rate, config.data.max_audio_seconds)
+    seconds = config.data.max_audio_seconds
+    cache = FeatureCache(config.student.feature_cache, encoder, family.sample_rate, seconds, in_memory=IN_MEMORY)
     return FeatureInput(family, cache, metrics)
 
 

@@ -12,7 +12,6 @@ import asyncio
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.config.weight_transfer import WeightTransferConfig
@@ -27,36 +26,17 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from xopd.config.schema import Config
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
+from xopd_rollout.contract import NO_VERSION, BadPromptError, EngineDiedError, Prompt
 from xopd_rollout.environment import runs_on_cpu
 from xopd_rollout.executor import ManyWorkersExecutor, OneWorkerExecutor
 from xopd_rollout.weight_transfer import BACKEND
 
-NO_VERSION = -1
-"""Policy version of tokens sampled before any version of a run was loaded: the checkpoint as it is on disk."""
 GIB = 2**30
 # Tokens of a block that requests can share: prompts of a few dozen tokens should fill some.
 CPU_BLOCK = 32
 CPU_MAX_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 4096
 SEED_MASK = 2**63 - 1
-
-
-class BadPromptError(ValueError):
-    """A prompt that the engine refuses and would refuse again; the text says why."""
-
-
-class EngineDiedError(RuntimeError):
-    """The engine's process has ended: this pod is of no more use."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A rendered prompt, and vLLM's `multi_modal_data` for the clip that its placeholder stands for."""
-
-    token_ids: Sequence[int]
-    audio: dict[str, Any] | None = None
-    audio_id: str = ""
-    """Content hash of the clip: what vLLM's caches know it by."""
 
 
 def engine_args(config: Config) -> AsyncEngineArgs:
@@ -94,7 +74,7 @@ def engine_args(config: Config) -> AsyncEngineArgs:
 
 
 class Engine:
-    """A started engine."""
+    """A started engine; see `xopd_rollout.contract.PolicyEngine`."""
 
     def __init__(self, config: Config) -> None:
         """Start the engine's process and load the checkpoint; takes seconds.

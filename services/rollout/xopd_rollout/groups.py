@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -11,10 +12,12 @@ from xopd.data.audio import AudioError
 from xopd.errors import UserError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import PROTOCOL
-from xopd_rollout.audio import AudioInput
 from xopd_rollout.clock import ActivityClock
-from xopd_rollout.engine import BadPromptError, Engine, EngineDiedError, Prompt
+from xopd_rollout.contract import BadPromptError, EngineDiedError, PolicyEngine, Prompt
 from xopd_rollout.updater import PolicyUnavailableError, PolicyUpdater
+
+if TYPE_CHECKING:
+    from xopd_rollout.audio import AudioInput
 
 log = structlog.get_logger(__name__)
 
@@ -23,14 +26,23 @@ class GroupSampler:
     """Answers prompt groups."""
 
     def __init__(
-        self, pod_id: str, engine: Engine, updater: PolicyUpdater, audio: AudioInput, clock: ActivityClock
+        self,
+        pod_id: str,
+        engine: PolicyEngine,
+        updater: PolicyUpdater,
+        audio: AudioInput,
+        clock: ActivityClock,
+        timeout_s: float,
     ) -> None:
-        """Answer as `pod_id`."""
+        """Answer as `pod_id`; a group that keeps the engine longer than `timeout_s` (seconds) is given up."""
         self.pod_id = pod_id
         self.engine = engine
         self.updater = updater
         self.audio = audio
         self.clock = clock
+        self.timeout_s = timeout_s
+        self.overdue = False
+        """Whether the newest group did not end in time: the engine may hang."""
 
     async def answer(self, group: pb.PromptGroup) -> pb.TrajectoryGroup:
         """Sample the group's trajectories; what goes wrong with this group alone becomes its Failure.
@@ -50,6 +62,9 @@ class GroupSampler:
             _fail(answer, pb.FAILURE_CODE_POLICY_UNAVAILABLE, str(error))
         except (EngineDiedError, UserError):
             raise
+        except TimeoutError:
+            self.overdue = True
+            _fail(answer, pb.FAILURE_CODE_ENGINE, f"the engine did not finish within {self.timeout_s:g} s")
         except Exception as error:
             log.exception("group failed", group=group.group_id)
             await self.engine.check_health()
@@ -62,9 +77,12 @@ class GroupSampler:
         clip = asyncio.ensure_future(self.audio.get(group.audio)) if group.HasField("audio") else None
         try:
             async with self.updater.at_version(group.run_id, group.min_policy_version, group.max_policy_version):
-                prompt = Prompt(group.prompt_token_ids, await clip if clip else None, group.audio.sha256)
-                with self.clock.counting("busy"):
-                    return await self.engine.generate(prompt, group.seeds, group.sampling)
+                async with asyncio.timeout(self.timeout_s):
+                    prompt = Prompt(group.prompt_token_ids, await clip if clip else None, group.audio.sha256)
+                    with self.clock.counting("busy"):
+                        trajectories = await self.engine.generate(prompt, group.seeds, group.sampling)
+            self.overdue = False
+            return trajectories
         finally:
             if clip is not None:
                 clip.cancel()

@@ -8,29 +8,31 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import redis.asyncio as aioredis
 import structlog
-import torch
 from redis.exceptions import RedisError
 
 from xopd.config.schema import Config
 from xopd.errors import UserError
-from xopd.families import open_family
+from xopd.families import ModelFamily
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import Keys, connect
 from xopd.weights import WeightAnnouncements
 from xopd_rollout.app import Served, make_rollout_app
-from xopd_rollout.audio import open_audio_input
 from xopd_rollout.clock import ActivityClock
-from xopd_rollout.engine import Engine, EngineDiedError
+from xopd_rollout.contract import EngineDiedError, PolicyEngine
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.heartbeat import Heartbeat
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.run_check import check_run
 from xopd_rollout.updater import PolicyUpdater
 from xopd_rollout.worker import Worker
+
+if TYPE_CHECKING:
+    from xopd_rollout.audio import AudioInput
 
 log = structlog.get_logger(__name__)
 
@@ -72,12 +74,12 @@ class Pod:
     async def _working(self, url: str) -> AsyncIterator[Worker]:
         """Start the engine and everything around it, and take it down again."""
         assert self.client is not None
-        family = await asyncio.to_thread(open_family, self.config.student.path, self.config.student.family)
+        family = await asyncio.to_thread(self._open_family)
         check = partial(check_run, self.client, self.keys, family)
         await check()
         engine = await asyncio.to_thread(self._start_engine)
         try:
-            audio = await asyncio.to_thread(open_audio_input, self.config, family, self.metrics)
+            audio = await asyncio.to_thread(self._open_audio, family)
             updater = PolicyUpdater(
                 engine,
                 WeightAnnouncements(self.client, self.keys),
@@ -86,7 +88,7 @@ class Pod:
                 self.clock,
                 self.metrics,
             )
-            sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock)
+            sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock, self.config.rollout.group_timeout_s)
             worker = Worker(self.config, self.client, self.keys, sampler, self.metrics)
             self.served.family, self.served.sampler, self.worker = family, sampler, worker
             log.info("ready", pod=self.pod_id, url=url, student=self.config.student.path)
@@ -98,7 +100,23 @@ class Pod:
             self.metrics.ready.set(0)
             await asyncio.to_thread(engine.close)
 
-    def _start_engine(self) -> Engine:
+    # What follows runs in threads, and imports transformers, vLLM and torch there: /healthz answers meanwhile.
+
+    def _open_family(self) -> ModelFamily:
+        from xopd.families import open_family
+
+        return open_family(self.config.student.path, self.config.student.family)
+
+    def _open_audio(self, family: ModelFamily) -> AudioInput:
+        from xopd_rollout.audio import open_audio_input
+
+        return open_audio_input(self.config, family, self.metrics)
+
+    def _start_engine(self) -> PolicyEngine:
+        import torch
+
+        from xopd_rollout.engine import Engine
+
         try:
             engine = Engine(self.config)
         except (ValueError, RuntimeError, OSError) as error:
@@ -117,7 +135,7 @@ class Pod:
             await self.served.sampler.engine.check_health()
         except EngineDiedError as error:
             return str(error)
-        return None
+        return "a group has not ended in time" if self.served.sampler.overdue else None
 
     async def _ready(self) -> str | None:
         if self.worker is None or self.client is None:

@@ -19,7 +19,7 @@ from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import WeightsUnavailableError
 from xopd_rollout.clock import ActivityClock
-from xopd_rollout.engine import NO_VERSION, Engine, EngineDiedError
+from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine
 from xopd_rollout.metrics import RolloutMetrics
 
 log = structlog.get_logger(__name__)
@@ -46,7 +46,7 @@ class PolicyUpdater:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: PolicyEngine,
         announcements: WeightAnnouncements,
         check_run: RunCheck,
         timeout_s: float,
@@ -125,7 +125,12 @@ class PolicyUpdater:
         # Until the load has succeeded nobody knows what the engine holds.
         self.policy = None
         try:
-            await self.engine.apply(manifest)
+            async with asyncio.timeout(self.timeout_s):
+                await self.engine.apply(manifest)
+        except TimeoutError:
+            raise EngineDiedError(
+                f"the engine did not load version {manifest.version} in {self.timeout_s:g} s"
+            ) from None
         except (EngineDiedError, UserError, asyncio.CancelledError):
             raise
         except Exception as error:  # vLLM passes the worker's error on as a bare Exception
