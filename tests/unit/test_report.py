@@ -68,7 +68,7 @@ def test_the_outcome_fits_eighty_columns(folder):
     print_summary(console, read_summary(folder / "summary.json"))
     text = console.export_text()
     assert "…" not in text
-    for needed in ("35.2 % → 78.2 %", "70 % of the gap", "text-only teacher", "rollout", "dispatched"):
+    for needed in ("35.2 % → 78.2 %", "70 % of the gap", "teacher, text", "rollout", "dispatched"):
         assert needed in text.replace("\n", " ")
 
 

@@ -31,12 +31,12 @@ app.add_typer(config.app, name="config")
 
 
 def main() -> None:
-    """Run the command line; a UserError is told in one sentence on standard error, with exit status 2."""
+    """Run the command line; a UserError is one sentence and exit status 2 (1 where a service crashed)."""
     try:
         app()
     except UserError as error:
         print_failure(error)
-        sys.exit(2)
+        sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -27,7 +27,7 @@ class Row:
 def rows(summary: Summary) -> list[Row]:
     """The lines of the table."""
     reference = summary.teacher.text
-    table = [Row("text-only teacher", summary.teacher, None, None)]
+    table = [Row("teacher, text", summary.teacher, None, None)]
     for name, scores in (("base student", summary.base), ("final student", summary.final)):
         table.append(Row(name, scores, drop(reference, scores.speech), drop(reference, scores.text)))
     return table
@@ -41,11 +41,11 @@ def drop(reference: Score | None, score: Score | None) -> float | None:
 
 
 def rich_table(summary: Summary) -> Table:
-    """The table for a terminal of 80 columns; after each score half the width of its 95 % interval."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    """The table for a terminal of 80 columns; after each score its 95 % interval."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     styles = ("", SPEECH, TEXT, RETENTION, "", "")
     for heading, style in zip(HEADINGS, styles, strict=True):
-        shown = heading.replace(", ", "\n") if heading.startswith("drop") else f"\n{heading}"
+        shown = heading.replace(", ", "\n") if heading.startswith("drop") else f"\n{heading}, %" if heading else ""
         table.add_column(shown, style=style, justify="left" if not heading else "right", no_wrap=True)
     for row in rows(summary):
         bold = "bold" if row.name.startswith("final") else ""
@@ -80,8 +80,9 @@ def _rich_score(score: Score | None, style: str) -> Text:
         return Text("–", style=QUIET)
     text = Text(f"{100 * score.accuracy:.1f}", style=style)
     if score.ci95:
-        text.append(f" ±{50 * (score.ci95[1] - score.ci95[0]):.1f}", style=QUIET)
-    return text.append(" %")
+        low, high = score.ci95
+        text.append(f" [{100 * low:.0f}, {100 * high:.0f}]", style=QUIET)
+    return text
 
 
 def _interval(score: Score) -> str:

@@ -35,10 +35,12 @@ TAIL_LINES = 12
 class ProcessFailedError(UserError):
     """A process that could not be had; the message is one sentence, `tail` the last lines of its log."""
 
-    def __init__(self, message: str, tail: Sequence[str]) -> None:
+    def __init__(self, message: str, tail: Sequence[str], users_mistake: bool = False) -> None:
         """Hold the sentence and the log's end."""
         super().__init__(message)
         self.tail = tuple(tail)
+        self.exit_status = 2 if users_mistake else 1
+        """What a command that ends with this error returns: 2 for a user's mistake, 1 for a crash."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Supervisor:
         for managed in leaving:
             if managed.process is not None and managed.process.poll() is None:
                 managed.process.terminate()
-            managed.state = "stopping" if managed.pid is not None else "ended"
+            if managed.state != "failed":
+                managed.state = "stopping" if managed.pid is not None else "ended"
         deadline = time.monotonic() + grace_s
         running = [managed.process for managed in leaving if managed.process is not None]
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:  # noqa: ASYNC110
@@ -172,7 +175,8 @@ class Supervisor:
         for managed in leaving:
             if managed.process is not None:
                 managed.exit_status = child.kill(managed.process)
-            managed.state = "ended"
+            if managed.state != "failed":
+                managed.state = "ended"
         self._write_pids()
 
     def kill_all(self) -> None:
@@ -193,7 +197,7 @@ class Supervisor:
         tail = log_tail(managed)
         own = next((line.removeprefix("xopd: ") for line in reversed(tail) if line.startswith("xopd: ")), None)
         if own is not None:
-            return ProcessFailedError(f"{name}: {own.rstrip('.')} (log: {log}).", ())
+            return ProcessFailedError(f"{name}: {own.rstrip('.')} (log: {log}).", (), managed.exit_status == 2)
         status = managed.exit_status
         how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
         return ProcessFailedError(f"{name} {how}; its log is {log}.", tail)
@@ -280,7 +284,8 @@ def log_tail(managed: Managed, lines: int = TAIL_LINES) -> list[str]:
             text = file.read().decode(errors="replace")
     except OSError:
         return []
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+    # Python's underlines of tracebacks say nothing without their line's exact width.
+    return [line.rstrip() for line in text.splitlines() if line.strip(" ^~")][-lines:]
 
 
 def python_module(module: str, *arguments: str) -> tuple[str, ...]:
