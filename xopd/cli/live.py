@@ -45,7 +45,7 @@ class LiveView:
         """Redraw about twice a second, until cancelled."""
         reader = StatusReader()
         # auto_refresh would start a thread beside a process that forks.
-        with Live(console=self.console, auto_refresh=False, transient=False) as live:
+        with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
             try:
                 while True:
                     live.update(render(self.scene, self.console.width), refresh=True)
@@ -131,11 +131,6 @@ def _signals(status: TrainerStatus) -> Table:
     lines = [sparkline(history.kl_speech, 12), sparkline(history.kl_text, 12)]
     if any(lines):
         table.add_row("KL, last steps", *(Text(line) for line in lines), "")
-    if latest is not None and latest.loss is not None:
-        rate = f"{latest.learning_rate:.1e}" if latest.learning_rate is not None else "–"
-        norm = f"{latest.grad_norm:.2f}" if latest.grad_norm is not None else "–"
-        table.add_row("loss", Text(f"{latest.loss:.3f}", style="default"), "", "")
-        table.add_row(Text(f"gradient norm {norm}, learning rate {rate}", style=QUIET), "", "", "")
     return table
 
 
@@ -179,11 +174,20 @@ def _stages(latest: StepRecord) -> RenderableType:
         seconds = latest.seconds.get(stage, 0.0)
         bar.append("█" * round(48 * seconds / total), style=colour)
         legend.append("■ ", style=colour)
-        legend.append(f"{stage} {seconds:.2f} s   ")
+        legend.append(f"{stage} {seconds:.2f} s  ")
     head = Text(f"{total:.2f} s a step  ", style="bold")
+    learning = "   ".join(
+        f"{name} {value:{form}}"
+        for name, value, form in (
+            ("loss", latest.loss, ".3f"),
+            ("gradient norm", latest.grad_norm, ".2f"),
+            ("learning rate", latest.learning_rate, ".1e"),
+        )
+        if value is not None
+    )
     rates = latest.tokens_per_s
     speeds = "   ".join(f"{name} {count(rates[name])}" for name in ("rollout", "teacher", "trainer") if name in rates)
-    return Group(head + bar, legend, Text(f"tokens/s: {speeds}", style=QUIET) if speeds else "")
+    return Group(Text(learning), "", head + bar, legend, Text(f"tokens/s: {speeds}", style=QUIET) if speeds else "")
 
 
 def _fleet(scene: Scene) -> Table:
@@ -225,9 +229,13 @@ def _state(managed: Managed) -> Text:
 
 def _accounts(status: TrainerStatus) -> Text:
     accounts = status.accounts
-    text = Text(f"trajectories: {count(accounts.dispatched)} dispatched, {count(accounts.trained)} trained, ")
-    text.append(f"{count(accounts.duplicates_dropped)} duplicates, {count(accounts.stale_dropped)} stale, ")
-    text.append(f"{count(accounts.lost)} lost", style="bold red" if accounts.lost else "")
+    # What is dispatched and not yet trained is only lost when nothing is under way any more.
+    over = status.phase == "finished"
+    text = Text(f"trajectories: dispatched {count(accounts.dispatched)} · trained {count(accounts.trained)} · ")
+    text.append(
+        f"{'lost' if over else 'under way'} {count(accounts.lost)}", style="red" if over and accounts.lost else ""
+    )
+    text.append(f" · duplicates {count(accounts.duplicates_dropped)} · stale {count(accounts.stale_dropped)}")
     return text
 
 

@@ -42,7 +42,9 @@ class Scene:
         """What is going on, for people."""
         trainer = self.processes.get("trainer")
         if trainer is not None and trainer.state == "stopping":
-            return "stopping"
+            return "stopping: the trainer writes a checkpoint"
+        if any(managed.state == "stopping" for managed in self.processes.values()):
+            return "stopping services"
         if self.status is None:
             return "starting the trainer" if trainer is not None else "starting services"
         return PHASES.get(self.status.phase, self.status.phase.replace("_", " "))
