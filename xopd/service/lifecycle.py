@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,19 @@ def announce_addresses(**addresses: str) -> None:
         partial = Path(f"{target}.part")
         partial.write_text(json.dumps({"pid": os.getpid(), **addresses}), encoding="utf-8")
         partial.rename(target)
+
+
+async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel tasks until each has ended; their results and exceptions are left with them.
+
+    One cancellation is not always enough: redis-py can lose one that comes in the moment a reply arrives.
+    """
+    pending = [task for task in tasks if not task.done()]
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, rest = await asyncio.wait(pending, timeout=1.0)
+        pending = list(rest)
 
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:

@@ -18,6 +18,7 @@ from xopd.errors import UserError
 from xopd.evals.intervals import accuracy_of
 from xopd.families import ModelFamily
 from xopd.scoring import ScoringError, TeacherClient
+from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
 from xopd.streams.keys import TRAINER_GROUP
 from xopd.v1 import weights_pb2
@@ -122,11 +123,11 @@ class Trainer:
                 asyncio.create_task(self.collector.run()),
                 asyncio.create_task(watch(self.dispatcher, self.publisher, self.config.run.stall_timeout_s)),
             ]
-            stack.push_async_callback(_cancel, background)
+            stack.push_async_callback(end_tasks, background)
             main = asyncio.create_task(self._train_and_evaluate(step))
-            stack.push_async_callback(_cancel, [main])
+            stack.push_async_callback(end_tasks, [main])
             stopping = asyncio.create_task(stop.wait())
-            stack.push_async_callback(_cancel, [stopping])
+            stack.push_async_callback(end_tasks, [stopping])
             done, _ = await asyncio.wait([main, stopping, *background], return_when=asyncio.FIRST_COMPLETED)
             try:
                 if stopping in done and main not in done:
@@ -147,7 +148,7 @@ class Trainer:
         self.stopping = True
         if self.in_step:
             await asyncio.wait([main], timeout=STOP_GRACE_S)
-        await _cancel([main])
+        await end_tasks([main])
         await self._checkpoint_if_new()
 
     async def _checkpoint_if_new(self) -> None:
@@ -324,9 +325,3 @@ class Trainer:
             "teachers": await self.teacher.describe(),
             "accounts": self.ledger.as_json(),
         }
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
