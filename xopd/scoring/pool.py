@@ -158,7 +158,8 @@ class PodPool:
                 " start it, or correct the address."
             )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), 1.0)
+            async with asyncio.timeout(1.0):  # not wait_for, which in Python 3.11 can lose a cancellation
+                await self._changed.wait()
 
     def _problems(self) -> str:
         names = [f"{endpoint}: {problem}" for endpoint, problem in self._lookup_problems.items() if problem]
@@ -221,7 +222,8 @@ class PodPool:
             if pod.admitted:
                 pause = FIRST_PROBE_BACK_OFF_S
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(failed.wait(), PROBE_EVERY_S)
+                    async with asyncio.timeout(PROBE_EVERY_S):
+                        await failed.wait()
             if not pod.admitted:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))
                 pause = min(2 * pause, LONGEST_PROBE_BACK_OFF_S)
