@@ -47,7 +47,8 @@ def run(stage: str, seed: int, work: Path, out: Path) -> None:
     if "base" in wanted and not (out / "student" / "model.safetensors").exists():
         tower = load_tower(work / "tower" / "tower.safetensors")
         weights = load_teacher(out / "teacher", tokenizer).state_dict()
-        student = train_base(tower, weights, tokenizer, work / "base", seed, Recipe())
+        probe = load_probe(work / "tower" / "probe.safetensors")
+        student = train_base(tower, probe, weights, tokenizer, work / "base", seed, Recipe())
         save_student(student, tokenizer, out / "student")
         cards.write_student(out / "student", seed)
         shutil.copyfile(out / "student" / "tokenizer.json", out / "teacher" / "tokenizer.json")

@@ -173,7 +173,7 @@ def response(content: Content) -> str:
     if content.family == "sequence":
         words = s[2:]
         found = words[words.index(s[1]) + (1 if s[0] == "after" else -1)]
-        return f"{' '.join(words)} . {s[0]} {s[1]} is {found} . answer {found}"
+        return f"{' '.join(words)} . {s[0]} {s[1]} {found} . answer {found}"
     if content.family == "totals":
         a, d = number(s[1]), number(s[3])
         if s[4]:
