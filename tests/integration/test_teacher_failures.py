@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 
 import grpc
@@ -168,15 +169,18 @@ async def test_sigterm_finishes_what_was_accepted_and_refuses_the_rest(start, na
             await asyncio.sleep(0)
         teacher.terminate()
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        outcomes = await asyncio.gather(*calls, return_exceptions=True)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await stub.Score(requests[0], timeout=10)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    # CANCELLED is gRPC's own word for a call that meets the server's very end.
+    turned_away = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert refused.value.code() in turned_away
     assert await asyncio.to_thread(teacher.wait) == 0
     answered = [(pair, o) for pair, o in zip(pairs, outcomes, strict=True) if isinstance(o, pb.ScoreResponse)]
-    assert answered
+    draining = next(json.loads(line) for line in teacher.log().splitlines() if '"draining"' in line)
+    assert len(answered) >= draining["waiting"] > 0
     for (prompt, responses), answer in answered:
         for response, score in zip(responses, answer.scores, strict=True):
             np.testing.assert_allclose(score.logprobs, naive.logprobs(prompt, response), atol=1e-5)
     late = [outcome.code() for outcome in outcomes if isinstance(outcome, grpc.aio.AioRpcError)]
-    assert set(late) <= {grpc.StatusCode.UNAVAILABLE}
+    assert set(late) <= turned_away
