@@ -6,7 +6,6 @@ Clips that arrive together are encoded together, in a thread, so that the event 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +14,7 @@ from xopd.config.schema import Config
 from xopd.data.audio import AudioError, fetch_audio
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
+from xopd.service.lifecycle import end_tasks
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_rollout.metrics import RolloutMetrics
 
@@ -89,9 +89,7 @@ class FeatureInput:
     async def close(self) -> None:
         """End the background task."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end_tasks([self._task])
 
     async def _serve(self) -> None:
         while True:

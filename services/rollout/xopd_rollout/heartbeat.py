@@ -9,6 +9,7 @@ import time
 import redis.asyncio as aioredis
 import structlog
 
+from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
@@ -59,9 +60,7 @@ class Heartbeat:
     async def __aexit__(self, *_: object) -> None:
         """Stop, and take the key away: the pod is gone."""
         assert self._task is not None
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end_tasks([self._task])
         with contextlib.suppress(*REDIS_ERRORS):
             await self.client.delete(self.key)
 

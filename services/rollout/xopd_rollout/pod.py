@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -65,34 +66,51 @@ class Pod:
             host, port = listener.getsockname()[:2]
             announce_addresses(http=f"{host}:{port}")
             self.client = await connect(self.config.redis)
-            async with self._working(f"http://{host}:{port}") as worker:
-                if not stop.is_set():
-                    await worker.run(stop)
-            await self.client.aclose()
+            try:
+                family = await asyncio.to_thread(self._open_family)
+                await check_run(self.client, self.keys, family)
+                engine = await self._started_engine(stop)
+                if engine is not None:
+                    async with self._assembled(engine, family, self.client, f"http://{host}:{port}") as worker:
+                        await worker.run(stop)
+            finally:
+                await self.client.aclose()
+
+    async def _started_engine(self, stop: asyncio.Event) -> PolicyEngine | None:
+        """The engine, or None where a stop came before it was up."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start_engine))
+        stopping = asyncio.ensure_future(stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            return starting.result()
+        # The thread ends once the engine's process has.
+        for child in multiprocessing.active_children():
+            child.kill()
+        with contextlib.suppress(Exception):
+            (await starting).close()
+        return None
 
     @contextlib.asynccontextmanager
-    async def _working(self, url: str) -> AsyncIterator[Worker]:
-        """Start the engine and everything around it, and take it down again."""
-        assert self.client is not None
-        family = await asyncio.to_thread(self._open_family)
-        check = partial(check_run, self.client, self.keys, family)
-        await check()
-        engine = await asyncio.to_thread(self._start_engine)
+    async def _assembled(
+        self, engine: PolicyEngine, family: ModelFamily, client: aioredis.Redis, url: str
+    ) -> AsyncIterator[Worker]:
+        """Everything around the engine, and the heartbeat; ends them and the engine."""
         try:
             audio = await asyncio.to_thread(self._open_audio, family)
             updater = PolicyUpdater(
                 engine,
-                WeightAnnouncements(self.client, self.keys),
-                check,
+                WeightAnnouncements(client, self.keys),
+                partial(check_run, client, self.keys, family),
                 self.config.rollout.update_timeout_s,
                 self.clock,
                 self.metrics,
             )
             sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock, self.config.rollout.group_timeout_s)
-            worker = Worker(self.config, self.client, self.keys, sampler, self.metrics)
+            worker = Worker(self.config, client, self.keys, sampler, self.metrics)
             self.served.family, self.served.sampler, self.worker = family, sampler, worker
             log.info("ready", pod=self.pod_id, url=url, student=self.config.student.path)
-            async with Heartbeat(self.client, self.keys, worker, updater, self.clock, self.metrics, url):
+            async with Heartbeat(client, self.keys, worker, updater, self.clock, self.metrics, url):
                 self.metrics.ready.set(1)
                 yield worker
             await audio.close()

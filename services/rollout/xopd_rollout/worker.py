@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from xopd.config.schema import Config
+from xopd.service.lifecycle import end_tasks
 from xopd.streams import Claim, Keys, WorkStream
 from xopd.streams.keys import ROLLOUT_GROUP
 from xopd.streams.work import FIELD
@@ -75,9 +76,7 @@ class Worker:
         finally:
             self.draining = True
             await self._drain()
-            renewing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await renewing
+            await end_tasks([renewing])
         if self._fatal is not None:
             raise self._fatal
 
@@ -191,8 +190,6 @@ class Worker:
         log.info("draining", groups=len(tasks))
         patience_s = self.settings.drain_timeout_s if self._fatal is None else 0.0
         _, late = await asyncio.wait(tasks, timeout=patience_s)
-        for task in late:
-            task.cancel()
         if late:
             log.warning("giving groups back", groups=len(late))
-            await asyncio.wait(late, timeout=5.0)
+            await end_tasks(late)
