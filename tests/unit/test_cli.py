@@ -105,6 +105,20 @@ def test_a_check_is_one_mistake_and_does_not_stop_the_others(world, override, pa
     assert [finding.name for finding in findings][-1] == "teacher endpoints"
 
 
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("data.manifest=/nowhere.jsonl", "no such manifest"),
+        ("teacher.path=/nowhere", "teacher.path /nowhere"),
+        ("redis.url=redis://127.0.0.1:1", "cannot be reached"),
+    ],
+)
+def test_up_tells_a_mistake_before_it_starts_anything(world, tmp_path, override, part):
+    sets = [f"run.directory={tmp_path}", "redis.connect_timeout_s=1", override]
+    assert_one_sentence(xopd("up", str(world), *(word for each in sets for word in ("--set", each))), part)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_ends_with_the_first_mistake(world):
     done = xopd("check", str(world), "--set", "student.path=/nowhere")
     assert_one_sentence(done, "student.path /nowhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import random
@@ -49,6 +50,16 @@ class Checks:
     def run(self) -> list[Finding]:
         """All findings, in order; a failed check does not keep the others from running."""
         return [self._find(name, method) for name, method in self._checks()]
+
+    def run_quick(self) -> None:
+        """What takes no model library to check, so that `xopd up` tells such mistakes before it starts anything.
+
+        Raises:
+            UserError: for the first mistake.
+        """
+        for method in (self.manifest, self.splits, self.folders, self.bounds, self.redis, self.endpoints):
+            with contextlib.suppress(LeftOut):
+                method()
 
     def _checks(self) -> tuple[tuple[str, Callable[[], str]], ...]:
         return (
@@ -97,6 +108,13 @@ class Checks:
         for item in sample:
             _check_clip(item)
         return f"{len(sample)} of {len(items):,} clips read: hashes agree"
+
+    def folders(self) -> str:
+        """Are there checkpoints at all?"""
+        for setting, path in (("student.path", self.config.student.path), ("teacher.path", self.config.teacher.path)):
+            if not (Path(path) / "config.json").is_file():
+                raise UserError(f"{setting} {path}: holds no config.json; give a checkpoint folder.")
+        return "both have a config.json"
 
     def student(self) -> str:
         """Is the student's family supported?"""

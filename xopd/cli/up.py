@@ -29,6 +29,7 @@ def up(
     from rich.console import Console
 
     from xopd.cli import finish
+    from xopd.cli.checks import Checks
     from xopd.cli.fleet import plan_fleet
     from xopd.cli.rundir import folder_of, locked, prepare
     from xopd.cli.session import Outcome, Session
@@ -37,6 +38,7 @@ def up(
 
     console = Console(highlight=False)
     settings = load_config(config, set_ or ())
+    Checks(settings).run_quick()
     with locked(folder_of(settings)):
         folder = prepare(settings, config, resume, overwrite)
         fleet = plan_fleet(settings, folder, resume)
