@@ -12,10 +12,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import httpx
 
@@ -29,6 +29,9 @@ LONGEST_BACK_OFF_S = 30.0
 MAX_QUICK_DEATHS = 6
 """Deaths in a row, none of them after STEADY_S of life, before a process is given up."""
 STEADY_S = 60.0
+PROBE_STARTING_S = 0.2
+PROBE_READY_S = 5.0
+"""Seconds between two probes, before and after a process is ready."""
 TAIL_LINES = 12
 
 
@@ -74,6 +77,7 @@ class Managed:
     been_ready: bool = False
     started_at: float = 0.0
     next_start: float = 0.0
+    next_probe: float = 0.0
     quick_deaths: int = 0
     log_start: int = 0
     """Size of the log (bytes) when this life began: what stands before it belongs to earlier lives."""
@@ -145,6 +149,7 @@ class Supervisor:
 
     async def tick(self) -> None:
         """Look after every process once: notice deaths, ask probes, start again what is due."""
+        probes: list[Coroutine[Any, Any, None]] = []
         for managed in list(self.processes.values()):
             if managed.state in ("stopping", "ended", "failed"):
                 continue
@@ -158,7 +163,9 @@ class Supervisor:
             if status is not None:
                 self._died(managed, status)
             else:
-                await self._probe(managed)
+                probes.append(self._probe(managed))
+        # At once: a process that takes long to answer must not keep the others from being looked after.
+        await asyncio.gather(*probes)
 
     async def stop(self, names: Sequence[str], grace_s: float) -> None:
         """SIGTERM these processes at once, wait up to `grace_s` (seconds), SIGKILL what is left of their groups."""
@@ -217,6 +224,7 @@ class Supervisor:
         managed.state = "starting"
         managed.exit_status = None
         managed.started_at = time.monotonic()
+        managed.next_probe = 0.0
         if managed.restarts:
             self.on_event(f"{spec.name} started again, restart {managed.restarts}")
         self._write_pids()
@@ -243,13 +251,13 @@ class Supervisor:
         self._write_pids()
 
     async def _probe(self, managed: Managed) -> None:
+        if time.monotonic() < managed.next_probe:
+            return
         ready = await (managed.spec.probe() if managed.spec.probe is not None else self._asks_readyz(managed))
+        managed.next_probe = time.monotonic() + (PROBE_READY_S if ready else PROBE_STARTING_S)
         if ready:
-            if managed.state != "ready":
-                took = time.monotonic() - managed.started_at
-                self.on_event(
-                    f"{managed.spec.name} is ready" + (f" ({took:.0f} s)" if managed.state == "starting" else "")
-                )
+            if managed.state == "starting":
+                self.on_event(f"{managed.spec.name} is ready ({time.monotonic() - managed.started_at:.0f} s)")
             managed.state, managed.been_ready = "ready", True
         elif managed.state == "ready":
             managed.state = "unready"
