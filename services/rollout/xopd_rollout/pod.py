@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import redis.asyncio as aioredis
 import structlog
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from xopd.config.schema import Config
@@ -140,7 +141,8 @@ class Pod:
         except (ValueError, RuntimeError, OSError) as error:
             log.exception("the engine did not start")
             raise UserError(
-                f"student.path {self.config.student.path}: vLLM did not start with it ({error}); the log says more."
+                f"student.path {self.config.student.path}: vLLM did not start with it ({_first_sentence(error)});"
+                " correct `rollout` or `student`, the log above says more."
             ) from None
         if self.config.rollout.threads:
             torch.set_num_threads(self.config.rollout.threads)
@@ -165,3 +167,8 @@ class Pod:
         except (RedisError, OSError, TimeoutError) as error:
             return f"redis does not answer ({error})"
         return await self._alive()
+
+
+def _first_sentence(error: Exception) -> str:
+    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
+    return text.splitlines()[0].split(". ")[0] if text else type(error).__name__
