@@ -29,7 +29,8 @@ from xopd.weights import WeightAnnouncements, WeightStore
 from xopd.wire import PROTOCOL, decode_trajectory_group
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 90.0
+START_S = 180.0
+"""Longest wait for a pod (seconds): generous, for machines that are busy with other things."""
 
 
 def make_clip(folder: Path, seed: int, samples: int) -> pb.AudioRef:

@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio as aioredis
 import torch
 
-from tests.integration.rollout_pod import PodProcess, TrainerEnd, make_clip, write_config
+from tests.integration.rollout_pod import START_S, PodProcess, TrainerEnd, make_clip, write_config
 from tests.random_models import make_student
 from xopd.config.schema import RedisSettings
 from xopd.data.audio import fetch_audio
@@ -26,7 +26,7 @@ from xopd.v1 import weights_pb2
 from xopd.wire import PROTOCOL, decode
 
 PARITY = 1e-4
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(300)
 
 
 class World:
@@ -306,6 +306,6 @@ async def test_another_vocabulary_is_refused(world: World, client: aioredis.Redi
     )
     await client.set("xopd:run", run.SerializeToString())
     stranger = PodProcess(world.config, pod_id="pod-c")
-    assert stranger.process.wait(60) == 2
+    assert stranger.process.wait(START_S) == 2
     assert "vocabulary" in stranger.text() and "theirs" in stranger.text()
     assert "Traceback" not in stranger.text()
