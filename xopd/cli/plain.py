@@ -82,7 +82,7 @@ def step_line(status: TrainerStatus, latest: StepRecord) -> str:
     rollout = latest.tokens_per_s.get("rollout")
     if rollout is not None:
         parts.append(f"rollout {count(rollout)} tokens/s")
-    if status.eta_s is not None:
+    if status.eta_s is not None and status.step < status.steps:
         parts.append(f"{duration(status.eta_s)} left")
     return "  ".join(parts)
 

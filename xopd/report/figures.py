@@ -221,7 +221,8 @@ def _accuracy_line(axes: Axes, points: Sequence[tuple[int, Score]], part: str, c
 def _percent_limits(records: Sequence[EvalRecord], teacher: Score | None) -> tuple[float, float]:
     values = [100 * score.accuracy for record in records for score in record.scores.values() if score is not None]
     values += [100 * teacher.accuracy] if teacher is not None else []
-    return max(0.0, min(values, default=0.0) - 12), min(103.0, max(values, default=100.0) + 6)
+    low = max(0.0, min(values, default=0.0) - 12)
+    return low, max(low + 20, min(103.0, max(values, default=100.0) + 6))
 
 
 def _part(record: StepRecord, modality: str) -> ModalityStep | None:
