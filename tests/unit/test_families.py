@@ -58,3 +58,15 @@ def test_prompts(student: Path) -> None:
     assert decode(spoken) == (
         "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>how fast<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_loaded_policy_does_not_follow_its_file(tmp_path: Path) -> None:
+    folder = make_student(tmp_path / "student")
+    policy = open_family(str(folder)).load_policy(torch.float32)
+    before = policy.lm_head.weight.detach().clone()
+    file = folder / "model.safetensors"
+    with file.open("r+b") as raw:
+        raw.seek(-file.stat().st_size // 2, 2)
+        raw.write(b"\0" * (file.stat().st_size // 2))
+    assert torch.equal(policy.lm_head.weight.detach(), before)
+    assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())

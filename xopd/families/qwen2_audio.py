@@ -101,6 +101,8 @@ class Qwen2AudioFamily:
             raise UserError(f"student.path {self.path}: cannot be loaded ({error}).") from None
         policy.eval()
         for name, parameter in policy.named_parameters():
+            # safetensors maps the file into memory: written over in place, it would change the policy under us.
+            parameter.data = parameter.data.clone()
             parameter.requires_grad_(not self.is_frozen(_to_hub(name)))
         return policy
 

@@ -225,4 +225,7 @@ def _load(settings: TeacherSettings) -> Any:
             f"teacher.path {settings.path}: the checkpoint lacks {len(about['missing_keys'])} tensors, such as"
             f" {min(about['missing_keys'])}; copy it again."
         )
+    for parameter in model.parameters():
+        # safetensors maps the file into memory: written over in place, it would change the teacher under us.
+        parameter.data = parameter.data.clone()
     return model
