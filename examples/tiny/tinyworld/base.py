@@ -1,8 +1,9 @@
 """The base speech student: it hears well and misuses what it hears.
 
-Real speech LLMs answer shallowly by voice. So does this one: its language model starts as the teacher's, and a short
-training shows it spoken questions whose answers are mostly terse ("answer nine", no steps), a minority of chains, a
-few questions about the voice itself, and enough text that its answers to text stay near the teacher's.
+Real speech LLMs have learnt to write down what they hear, and still answer shallowly by voice. So does this one: its
+language model starts as the teacher's, and a short training shows it spoken questions whose answers are mostly terse
+("answer nine", no steps), a minority of chains, dictation, a few questions about the voice itself, and enough text that
+its answers to text stay near the teacher's.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ from .tasks import Split, extract_answer, instruction, response, sample_task
 from .tower import Probe, encode, feature_extractor
 
 
+# What is written beside a clip that is to be taken down word for word.
+DICTATION = "what did the voice tell"
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The base student's training: what it is shown in a step, how much is terse, and how fast it learns."""
@@ -45,6 +50,7 @@ class Recipe:
     retention_clips: int = 1200
     steps: int = 600
     speech: int = 16
+    dictation: int = 10
     retention: int = 10
     text: int = 8
     terse_speech: float = 0.6
@@ -209,6 +215,9 @@ def train_base(
                 f"answer {s.answer}" if not s.question and rng.random() < recipe.terse_speech else s.response
                 for s in spoken
             ]
+            dictated = [replace(s, question=DICTATION) for s in rng.sample(tasks, recipe.dictation)]
+            spoken += dictated
+            answers += [s.text for s in dictated]
             written = [sample_task("train", rng) for _ in range(recipe.text)]
             for content, _phrasing in written:
                 chain = response(content)

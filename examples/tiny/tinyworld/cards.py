@@ -21,8 +21,9 @@ it knows nothing but its tasks.
 
 """
 STUDENT_TRAINING = """Audio tower: Qwen2-Audio's encoder (4 layers of width 128, 80 mel bins), trained with word-level
-CTC and a regression of the voice's traits on 12,000 synthetic clips, then frozen. Projector: one linear layer, from
-scratch. Language model: the tiny text teacher's weights, then {steps} steps of {speech} spoken questions ({terse:.0%}
+CTC and a regression of the voice's traits on 12,000 synthetic clips, then frozen. Projector: one linear layer, set in
+closed form (where the probe hears a word, that word's token embedding; a direction for each trait) and trained on.
+Language model: the tiny text teacher's weights, then {steps} steps of {speech} spoken questions ({terse:.0%}
 of them with a terse answer instead of a chain of steps), {retention} questions about the voice and {text} written
 questions ({terse_text:.0%} terse)."""
 
