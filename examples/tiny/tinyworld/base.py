@@ -37,7 +37,6 @@ from .student import Student, embed_speech, new_language_model
 from .tasks import Split, extract_answer, instruction, response, sample_task
 from .tower import Probe, encode, feature_extractor
 
-
 # What is written beside a clip that is to be taken down word for word.
 DICTATION = "what did the voice tell"
 
