@@ -24,8 +24,8 @@ STUDENT_TRAINING = """Audio tower: Qwen2-Audio's encoder (4 layers of width 128,
 CTC and a regression of the voice's traits on 12,000 synthetic clips, then frozen. Projector: one linear layer, set in
 closed form (where the probe hears a word, that word's token embedding; a direction for each trait) and trained on.
 Language model: the tiny text teacher's weights, then {steps} steps of {speech} spoken questions ({terse:.0%}
-of them with a terse answer instead of a chain of steps), {dictation} clips to take down, {retention} questions about the voice and {text} written
-questions ({terse_text:.0%} terse)."""
+of them with a terse answer instead of a chain of steps), {dictation} clips to take down, {retention} questions
+about the voice and {text} written questions ({terse_text:.0%} terse)."""
 
 TEACHER = """# Tiny text teacher
 A `Qwen2ForCausalLM` of about one million parameters (4 layers of width 128) that solves five families of small
