@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import torch
 from transformers import AutoTokenizer
-from xopd.scoring import TeacherClient
 
 from xopd.config import Config
 from xopd.data import load_items
@@ -15,6 +14,7 @@ from xopd.data.features import FeatureCache
 from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError
 from xopd.families import open_family
+from xopd.scoring import TeacherClient
 from xopd.streams import connect
 from xopd_trainer.learner import Learner
 from xopd_trainer.summary import read_bounds
