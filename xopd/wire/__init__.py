@@ -14,6 +14,9 @@ from xopd.v1 import trajectory_pb2 as pb
 PROTOCOL = 1
 """Version of the wire protocol that this code writes, and the newest that it reads."""
 
+MODALITY_NAMES = {pb.MODALITY_TEXT: "text", pb.MODALITY_SPEECH: "speech"}
+"""What a modality is called in ids, records and metric labels."""
+
 
 class WireError(ValueError):
     """A message that cannot be used; the text says what is wrong with it."""

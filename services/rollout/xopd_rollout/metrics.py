@@ -5,9 +5,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import MODALITY_NAMES
 from xopd_rollout.clock import ActivityClock
 
-MODALITIES = {pb.MODALITY_TEXT: "text", pb.MODALITY_SPEECH: "speech"}
 PURPOSES = {pb.PURPOSE_TRAIN: "train", pb.PURPOSE_EVAL: "eval"}
 FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 FAILURES = {
@@ -65,7 +65,7 @@ class RolloutMetrics:
 
     def record_answer(self, group: pb.PromptGroup, answer: pb.TrajectoryGroup) -> None:
         """Take in an answered group."""
-        modality, purpose = MODALITIES[group.modality], PURPOSES[group.purpose]
+        modality, purpose = MODALITY_NAMES[group.modality], PURPOSES[group.purpose]
         outcome = FAILURES[answer.failure.code] if answer.HasField("failure") else "ok"
         self.groups.labels(modality, purpose, outcome).inc()
         self.group_seconds.labels(modality).observe(answer.finished_at - answer.started_at)

@@ -7,10 +7,8 @@ import hashlib
 from xopd.config import Config
 from xopd.data import Item
 from xopd.v1 import trajectory_pb2 as pb
-from xopd.wire import PROTOCOL
+from xopd.wire import MODALITY_NAMES, PROTOCOL
 from xopd_trainer.conditionings import Conditionings
-
-SHORT = {pb.MODALITY_TEXT: "text", pb.MODALITY_SPEECH: "speech"}
 
 
 class GroupWriter:
@@ -24,7 +22,7 @@ class GroupWriter:
 
     def training(self, step: int, item: Item, modality: pb.Modality, version: int) -> pb.PromptGroup:
         """N sampled responses for training step `step`, from policy `version` exactly."""
-        group_id = f"train-{step:06d}-{item.id}-{SHORT[modality]}"
+        group_id = f"train-{step:06d}-{item.id}-{MODALITY_NAMES[modality]}"
         seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
         sampling = pb.Sampling(
             temperature=self.config.sampling.temperature, max_new_tokens=self.config.sampling.max_new_tokens
@@ -33,7 +31,7 @@ class GroupWriter:
 
     def evaluation(self, label: str, step: int, item: Item, modality: pb.Modality, version: int) -> pb.PromptGroup:
         """One greedy response, to be graded."""
-        group_id = f"eval-{label}-{step:06d}-{item.id}-{SHORT[modality]}"
+        group_id = f"eval-{label}-{step:06d}-{item.id}-{MODALITY_NAMES[modality]}"
         sampling = pb.Sampling(temperature=0.0, max_new_tokens=self.config.evals.max_new_tokens)
         return self._group(group_id, step, item, modality, version, [0], sampling, pb.PURPOSE_EVAL)
 

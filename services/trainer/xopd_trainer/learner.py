@@ -21,12 +21,11 @@ from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
 from xopd.objective import combine_modalities, modality_loss
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import MODALITY_NAMES
 from xopd_trainer.batch import ScoredGroup, collate_responses
 from xopd_trainer.optimiser import learning_rate, make_optimiser
 from xopd_trainer.policy_forward import embed_prompt, response_logprobs
 from xopd_trainer.signals import SignalCollector
-
-NAMES = {pb.MODALITY_TEXT: "text", pb.MODALITY_SPEECH: "speech"}
 
 
 class FrozenPartChangedError(RuntimeError):
@@ -71,12 +70,12 @@ class Learner:
         Gradients are summed over micro-batches of one modality each; the result does not depend on the split.
         """
         objective, lambda_ = self.config.objective, self.config.objective.lambda_
-        losses = {NAMES[m]: 0.0 for m in NAMES if any(g.modality == m for g in groups)}
+        losses = {MODALITY_NAMES[m]: 0.0 for m in MODALITY_NAMES if any(g.modality == m for g in groups)}
         signals = {name: SignalCollector() for name in losses}
         self.optimiser.zero_grad(set_to_none=True)
 
         for modality, part, totals in self._micro_batches(groups):
-            name = NAMES[modality]
+            name = MODALITY_NAMES[modality]
             responses = collate_responses(part)
             prompts = self._embed(part)
             policy_logprobs, entropies = response_logprobs(
@@ -141,7 +140,7 @@ class Learner:
         self, groups: Sequence[ScoredGroup]
     ) -> Iterator[tuple[pb.Modality, Sequence[ScoredGroup], tuple[int, int]]]:
         size = self.config.trainer.micro_batch_groups
-        for modality in NAMES:
+        for modality in MODALITY_NAMES:
             # Like lengths together: less padding, same sums.
             chosen = sorted(
                 (g for g in groups if g.modality == modality), key=lambda g: (len(g.prompt_token_ids), g.group_id)

@@ -52,7 +52,7 @@ class TrainerMetrics:
         self.published_bytes = Counter("xopd_trainer_published_bytes", "Bytes of weight versions", registry=r)
         self.heartbeat = Gauge("xopd_trainer_heartbeat_seconds", "Time of the newest step (epoch)", registry=r)
 
-    def record_step(self, record: dict[str, Any], result: StepResult, ledger: Ledger, scored_tokens: int) -> None:
+    def record_step(self, record: dict[str, Any], result: StepResult, ledger: Ledger) -> None:
         """Take in a finished step."""
         for modality, signals in result.signals.items():
             for value in signals.advantage_values():
@@ -78,7 +78,7 @@ class TrainerMetrics:
         for stage, seconds in record["seconds"].items():
             self.stage.labels(stage).observe(seconds)
         self.tokens.labels("rollout").inc(result.tokens)
-        self.tokens.labels("teacher").inc(scored_tokens)
+        self.tokens.labels("teacher").inc(result.tokens)
         self.tokens.labels("trainer").inc(result.tokens)
         self.record_ledger(ledger)
         self.heartbeat.set(time.time())

@@ -35,7 +35,6 @@ class FinishedStep:
 
     result: StepResult
     record: dict[str, Any]
-    scored_tokens: int
 
 
 class StepRunner:
@@ -117,7 +116,7 @@ class StepRunner:
         self.ledger.redispatched = self.dispatcher.redispatched
         seconds = {"rollout": rollout_s, "score": score_s, "learn": learn_s, "sync": sync_s}
         record = self._record(step, result, lag, seconds, time.monotonic() - began)
-        return FinishedStep(result, record, result.tokens)
+        return FinishedStep(result, record)
 
     async def _score(
         self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup]

@@ -247,7 +247,7 @@ class Trainer:
         record = {**finished.record, "wall_s": self.wall_s, "tokens_per_s": self._tokens_per_s(finished)}
         self.files.append(record)
         self.status.record_step(record)
-        self.metrics.record_step(record, finished.result, self.ledger, finished.scored_tokens)
+        self.metrics.record_step(record, finished.result, self.ledger)
 
     def _tokens_per_s(self, finished: FinishedStep) -> dict[str, float]:
         tokens = finished.result.tokens
