@@ -135,7 +135,7 @@ def _signals(status: TrainerStatus) -> Table:
 
 
 def _advantage(step: ModalityStep | None) -> float | None:
-    return step.advantage.mean if step is not None else None
+    return step.advantage.mean if step is not None and step.advantage is not None else None
 
 
 def _kl(step: ModalityStep | None) -> float | None:

@@ -74,8 +74,10 @@ def step_line(status: TrainerStatus, latest: StepRecord) -> str:
     parts = [f"step {status.step}/{status.steps}"]
     if latest.loss is not None:
         parts.append(f"loss {latest.loss:.3f}")
-    kls = [(name, step.kl) for name, step in (("speech", latest.speech), ("text", latest.text)) if step is not None]
-    parts.append("KL " + " ".join(f"{name} {kl:.3f}" for name, kl in kls))
+    modalities = [(name, step) for name, step in (("speech", latest.speech), ("text", latest.text)) if step is not None]
+    kls = [f"{name} {step.kl:.3f}" for name, step in modalities if step.kl is not None]
+    if kls:
+        parts.append("KL " + " ".join(kls))
     total = latest.seconds.get("total")
     if total is not None:
         parts.append(f"{total:.2f} s/step")

@@ -15,6 +15,20 @@ PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Range = tuple[float, float]
+Method = Literal["xopd", "gkd", "sft", "offline_kd"]
+OBJECTIVE_OPTIONS: dict[str, tuple[Method, ...]] = {
+    "advantage_clamp": ("xopd",),
+    "ratio_truncation": ("xopd",),
+    "ratio_mask": ("xopd",),
+    "kl_estimator": ("xopd",),
+    "top_k": ("xopd", "gkd"),
+    "beta": ("gkd",),
+    "on_policy_share": ("gkd",),
+    "target": ("sft", "gkd"),
+    "teacher_temperature": ("offline_kd",),
+}
+"""Options of the objective that only some methods use; another value than the default is refused with the others."""
 
 
 class Section(BaseModel):
@@ -136,30 +150,73 @@ class RolloutSettings(Section):
 
 
 class ObjectiveSettings(Section):
-    """The X-OPD objective: L = (1 - lambda) L_in + lambda L_cross."""
+    """The training method: X-OPD, or one of the paper's baselines. L = (1 - lambda) L_text + lambda L_speech."""
 
-    method: Literal["xopd"] = Field("xopd", description="The training objective.")
-    lambda_: Fraction = Field(
-        0.5, alias="lambda", description="Weight of the cross-modal loss: 0 is text-only, 1 is speech-only."
+    method: Method = Field(
+        "xopd",
+        description="`xopd`: on-policy distillation, the teacher scores the sampled tokens. `gkd`: a divergence to the"
+        " teacher's distributions. `sft`: likelihood of the items' own responses. `offline_kd`: likelihood of the"
+        " teacher's own responses.",
     )
-    samples: PositiveInt = Field(4, description="N: responses sampled for each item and modality.")
+    lambda_: Fraction = Field(
+        0.5, alias="lambda", description="Weight of the speech-conditioned loss: 0 is text-only, 1 is speech-only."
+    )
+    samples: PositiveInt = Field(
+        4, description="N: responses sampled for each item and modality; `sft` and `offline_kd` have one."
+    )
     aggregation: Literal["token_mean", "sequence_mean"] = Field(
         "sequence_mean",
         description="`sequence_mean`: mean over tokens, then over responses (eq. 3, 4). `token_mean`: over all tokens.",
     )
     advantage_clamp: PositiveFloat | None = Field(
-        None, description="Clamp advantages to [-c, c] (nats). Empty: no clamp."
+        None, description="`xopd`: clamp advantages to [-c, c] (nats). Empty: no clamp."
     )
-    ratio_truncation: tuple[float, float] | None = Field(
-        None, description="Truncate importance ratios to [low, high]. Empty: no truncation."
+    ratio_truncation: Range | None = Field(
+        None, description="`xopd`: truncate importance ratios to [low, high]. Empty: no truncation."
+    )
+    ratio_mask: Range | None = Field(
+        None, description="`xopd`: tokens whose importance ratio lies outside [low, high] count as 0. Empty: none do."
+    )
+    kl_estimator: Literal["sampled", "top_k", "full"] = Field(
+        "sampled",
+        description="`xopd`: `sampled` is the paper's (eq. 3, 4). The others put the expectation over the next token"
+        " in its place: over the teacher's `top_k` tokens and one bucket for the rest, or over all tokens.",
+    )
+    top_k: PositiveInt = Field(
+        64, description="Tokens of the teacher's distribution that `gkd`, and `xopd` with `top_k`, are given."
+    )
+    beta: Fraction = Field(
+        0.0, description="`gkd`: generalised Jensen-Shannon divergence; 0 is forward KL, 1 is reverse KL."
+    )
+    on_policy_share: Fraction = Field(
+        1.0, description="`gkd`: share of items answered by the student; the others bring their own response."
+    )
+    target: Annotated[str, Field(min_length=1)] = Field(
+        "response",
+        description="`sft`, and `gkd` where not on-policy: which response of an item; `response`, or one of its"
+        " `targets` by name.",
+    )
+    teacher_temperature: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="`offline_kd`: temperature of the teacher's own responses; 0 is greedy."
     )
 
     @model_validator(mode="after")
-    def _ordered_truncation(self) -> ObjectiveSettings:
-        if self.ratio_truncation is not None:
-            low, high = self.ratio_truncation
-            if not 0.0 <= low < high:
-                raise ValueError(f"ratio_truncation must be [low, high] with 0 <= low < high, not [{low}, {high}]")
+    def _ordered_ranges(self) -> ObjectiveSettings:
+        for name, bounds in (("ratio_truncation", self.ratio_truncation), ("ratio_mask", self.ratio_mask)):
+            if bounds is not None and not 0.0 <= bounds[0] < bounds[1]:
+                raise ValueError(f"{name} must be [low, high] with 0 <= low < high, not {list(bounds)}")
+        if self.ratio_truncation is not None and self.ratio_mask is not None:
+            raise ValueError("ratio_truncation and ratio_mask exclude each other; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _every_option_is_used(self) -> ObjectiveSettings:
+        for name, methods in OBJECTIVE_OPTIONS.items():
+            default = type(self).model_fields[name].default
+            if self.method not in methods and getattr(self, name) != default:
+                raise ValueError(f"{name} is not used by method {self.method}, only by {' and '.join(methods)}")
+        if self.kl_estimator != "sampled" and (self.ratio_truncation or self.ratio_mask):
+            raise ValueError(f"kl_estimator {self.kl_estimator} has no importance ratio: leave ratio_* empty")
         return self
 
 
@@ -201,6 +258,14 @@ class TrainerSettings(Section):
         120.0, description="A group unanswered so long is dispatched once more (seconds)."
     )
     max_attempts: PositiveInt = Field(5, description="Dispatches of one group before its item is given up.")
+    overlap_top_k: NonNegativeInt = Field(
+        8, description="k of the logged top-k overlap of student and teacher; 0 leaves it out."
+    )
+    gap_groups: NonNegativeInt = Field(
+        4,
+        description="Speech groups a step whose responses are also read after the text prompt, for the logged modality"
+        " gap KL(policy given speech, policy given text); 0 leaves it out.",
+    )
     host: str = Field("127.0.0.1", description="Address that the trainer's HTTP endpoints bind.")
     port: Port = Field(0, description="Port of the trainer's HTTP endpoints; 0 takes a free one.")
     threads: NonNegativeInt = Field(2, description="CPU threads of the learner; 0 leaves the default.")
@@ -212,6 +277,11 @@ class EvalSettings(Section):
 
     every: NonNegativeInt = Field(50, description="Steps between evaluations on the dev split; 0: none.")
     dev_items: PositiveInt = Field(200, description="Most items of the dev split evaluated at a time.")
+    probe_items: NonNegativeInt = Field(
+        16,
+        description="Items of the dev split answered at temperature 1 and scored by the teacher at each evaluation, so"
+        " that the signals of all methods can be compared; 0: none.",
+    )
     max_new_tokens: PositiveInt = Field(48, description="Longest answer (tokens).")
     bounds: str | None = Field(
         None, description="JSON file of known bounds, such as the information ceiling; copied into the report."

@@ -45,6 +45,8 @@ class Item(BaseModel):
     """What the words after the last `answer` of a response must be."""
     response: str = ""
     """A reference response, for supervised baselines."""
+    targets: dict[str, str] = Field(default_factory=dict)
+    """Further reference responses by the name of their style, such as `foreign`: targets of supervised baselines."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

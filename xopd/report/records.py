@@ -1,7 +1,7 @@
 """The records that a run writes and the trainer serves, read leniently: unknown fields are ignored.
 
-`metrics.jsonl` holds StepRecord, EvalRecord and EventRecord lines; `summary.json` is a Summary; the trainer's
-GET /status answers a TrainerStatus.
+`metrics.jsonl` holds StepRecord, ProbeRecord, EvalRecord and EventRecord lines; `summary.json` is a Summary; the
+trainer's GET /status answers a TrainerStatus.
 """
 
 from __future__ import annotations
@@ -54,17 +54,27 @@ class Ratios(Record):
 
 
 class ModalityStep(Record):
-    """One step's figures for the responses to one modality's prompts."""
+    """One step's or probe's figures for the responses to one modality's prompts; None for what a method has not."""
 
-    advantage: Spread
-    kl: float
+    advantage: Spread | None = None
+    kl: float | None = None
     """Estimated reverse KL to the teacher, nats a token: the mean of -A."""
-    ratio: Ratios = Field(default_factory=Ratios)
+    ratio: Ratios | None = None
+    nll: float | None = None
+    """Negative log-likelihood of a supervised method's targets, nats a token."""
     entropy: float | None = None
     length: float | None = None
     truncated: float | None = None
     """Share of responses that reached max_new_tokens."""
     tokens: float | None = None
+    repetition: float | None = None
+    """Share of a response's 4-grams that occurred in it before."""
+    teacher_mass: float | None = None
+    """Mean probability of the sampled tokens under the teacher."""
+    top_k_overlap: float | None = None
+    """Share of the policy's k most probable tokens that are among the teacher's k."""
+    modality_gap: float | None = None
+    """KL(policy given speech ‖ policy given text) on the same tokens, nats a token; of speech only."""
 
 
 class StepRecord(Record):
@@ -84,6 +94,15 @@ class StepRecord(Record):
     speech: ModalityStep | None = None
     seconds: Seconds = Field(default_factory=dict)
     tokens_per_s: dict[str, float] = Field(default_factory=dict)
+
+
+class ProbeRecord(Record):
+    """Signals of on-policy responses to dev items at temperature 1, measured alike whatever the method."""
+
+    step: int
+    time: float = 0.0
+    text: ModalityStep | None = None
+    speech: ModalityStep | None = None
 
 
 class EvalRecord(Record):
@@ -225,6 +244,7 @@ class RunFiles:
 
     folder: Path
     steps: list[StepRecord] = field(default_factory=list)
+    probes: list[ProbeRecord] = field(default_factory=list)
     evals: list[EvalRecord] = field(default_factory=list)
     events: list[EventRecord] = field(default_factory=list)
     summary: Summary | None = None
@@ -246,12 +266,15 @@ def read_run(folder: str | Path) -> RunFiles:
     if not metrics.exists() and not summary.exists():
         raise UserError(f"{folder}: holds neither metrics.jsonl nor summary.json; give the folder of a run.")
     steps: dict[int, StepRecord] = {}
+    probes: dict[int, ProbeRecord] = {}
     evals: dict[tuple[str, int], EvalRecord] = {}
     events: list[EventRecord] = []
     for raw in _json_lines(metrics):
         kind = raw.get("kind")
         if kind == "step" and (step := _lenient(StepRecord, raw)) is not None:
             steps[step.step] = step
+        elif kind == "probe" and (probe := _lenient(ProbeRecord, raw)) is not None:
+            probes[probe.step] = probe
         elif kind == "eval" and (evaluation := _lenient(EvalRecord, raw)) is not None:
             evals[(evaluation.split, evaluation.step)] = evaluation
         elif kind == "event" and (event := _lenient(EventRecord, raw)) is not None:
@@ -259,6 +282,7 @@ def read_run(folder: str | Path) -> RunFiles:
     return RunFiles(
         folder,
         [steps[number] for number in sorted(steps)],
+        [probes[number] for number in sorted(probes)],
         sorted(evals.values(), key=lambda record: (record.split, record.step)),
         events,
         read_summary(summary) if summary.exists() else None,

@@ -118,6 +118,10 @@ class TeacherClient:
                 " needed; raise teacher.token_budget, or take a teacher with a longer context."
             )
 
+    async def max_top_k(self) -> int:
+        """Most probable tokens that every teacher gives on demand. Raises as `score` does."""
+        return (await self._pool.limits()).max_top_k
+
     async def score(
         self, prompt_token_ids: Sequence[int], responses: Sequence[ArrayLike], request_id: str, top_k: int = 0
     ) -> list[ScoredResponse]:

@@ -17,6 +17,7 @@ from xopd.families import open_family
 from xopd.scoring import TeacherClient
 from xopd.streams import connect
 from xopd_trainer.learner import Learner
+from xopd_trainer.methods import make_method
 from xopd_trainer.summary import read_bounds
 from xopd_trainer.trainer import Trainer
 
@@ -51,7 +52,8 @@ async def assembled(config: Config) -> AsyncIterator[Trainer]:
             features = FeatureCache(
                 config.student.feature_cache, encoder, family.sample_rate, config.data.max_audio_seconds
             )
-            learner = Learner(config, family, features)
+            method = make_method(config, family.vocabulary.size)
+            learner = Learner(config, family, features, method)
             yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, client)
     finally:
         await client.aclose()

@@ -1,4 +1,4 @@
-"""What the learner trains on: groups of scored trajectories, and how they become tensors."""
+"""What the learner trains on: groups of responses, scored or brought along, and how they become tensors."""
 
 from __future__ import annotations
 
@@ -10,35 +10,51 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xopd.objective import TeacherTop
+from xopd.scoring import ScoredResponse
 from xopd.v1 import trajectory_pb2 as pb
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class ScoredTrajectory:
-    """One response y with both log-probabilities of its tokens."""
+    """One response y with the log-probabilities of its tokens that the method asked for."""
 
     token_ids: NDArray[np.int64]
     """Shape [tokens], end-of-turn included when it was sampled."""
-    behaviour_logprobs: NDArray[np.float32]
-    """log π_b(y_t | x_m, y_<t), shape [tokens]."""
-    teacher_logprobs: NDArray[np.float32]
-    """log π_T(y_t | x_t, y_<t), shape [tokens]."""
+    behaviour_logprobs: Floats | None
+    """log π_b(y_t | x_m, y_<t), shape [tokens]; None where the policy did not sample it."""
+    teacher: ScoredResponse | None
+    """log π_T(y_t | x_t, y_<t) and the teacher's most probable tokens; None where the teacher was not asked."""
     truncated: bool
     """Whether it ended at the length limit instead of an end of turn."""
     policy_lag: int
     """Versions between the oldest sampled token and the policy that trains on it."""
 
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy sampled it; else the item, or the teacher, brought it."""
+        return self.behaviour_logprobs is not None
+
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """The N responses of one item in one modality."""
+    """The responses to one item in one modality: all sampled, or all brought along."""
 
     group_id: str
     modality: pb.Modality
     prompt_token_ids: tuple[int, ...]
+    text_prompt_token_ids: tuple[int, ...]
+    """The student's prompt of the same item as text, for the modality gap."""
     audio: tuple[str, str] | None
     """(uri, sha256) of the clip, for speech."""
     trajectories: tuple[ScoredTrajectory, ...]
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the policy sampled the responses."""
+        return self.trajectories[0].sampled
 
 
 @dataclass(frozen=True)
@@ -49,23 +65,37 @@ class ResponseTensors:
     """Shape [responses, tokens], int64; padding is 0."""
     mask: Tensor
     """Shape [responses, tokens], bool."""
-    behaviour_logprobs: Tensor
-    """Shape [responses, tokens], float32; padding is 0."""
-    teacher_logprobs: Tensor
-    """Shape [responses, tokens], float32; padding is 0."""
+    behaviour_logprobs: Tensor | None
+    """Shape [responses, tokens], float32; padding is 0. None where the policy did not sample them."""
+    teacher_logprobs: Tensor | None
+    """Shape [responses, tokens], float32; padding is 0. None where the teacher was not asked."""
+    teacher_top: TeacherTop | None
+    """The teacher's most probable tokens; None where none were asked for."""
     per_group: tuple[int, ...]
     """Responses of each group."""
 
 
 def collate_responses(groups: Sequence[ScoredGroup]) -> ResponseTensors:
-    """Pad the responses of `groups` to one length."""
+    """Pad the responses of `groups` to one length; what one of them lacks is None for all."""
     rows = [trajectory for group in groups for trajectory in group.trajectories]
+    behaviour = [row.behaviour_logprobs for row in rows if row.behaviour_logprobs is not None]
+    scores = [row.teacher for row in rows if row.teacher is not None]
+    scored = len(scores) == len(rows)
     return ResponseTensors(
         token_ids=_padded([row.token_ids for row in rows], torch.int64),
         mask=_padded([np.ones(len(row.token_ids)) for row in rows], torch.bool),
-        behaviour_logprobs=_padded([row.behaviour_logprobs for row in rows], torch.float32),
-        teacher_logprobs=_padded([row.teacher_logprobs for row in rows], torch.float32),
+        behaviour_logprobs=_padded(behaviour, torch.float32) if len(behaviour) == len(rows) else None,
+        teacher_logprobs=_padded([score.logprobs for score in scores], torch.float32) if scored else None,
+        teacher_top=_top(scores) if scored and all(score.top_token_ids.size for score in scores) else None,
         per_group=tuple(len(group.trajectories) for group in groups),
+    )
+
+
+def _top(scores: Sequence[ScoredResponse]) -> TeacherTop:
+    return TeacherTop(
+        _padded([score.top_token_ids for score in scores], torch.int64),
+        _padded([score.top_logprobs for score in scores], torch.float32),
+        _padded([score.tail_logprobs for score in scores], torch.float32),
     )
 
 

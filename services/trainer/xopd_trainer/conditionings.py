@@ -6,6 +6,7 @@ follows is the same array of token ids in both. Each prompt is rendered once and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -49,6 +50,16 @@ class Conditionings:
     def teacher(self, item: Item) -> tuple[int, ...]:
         """Token ids of x_t for the teacher."""
         return self._teacher(self._text(item))
+
+    def response(self, text: str) -> tuple[int, ...]:
+        """Token ids of a response given as text, with the end of turn that the student's template uses."""
+        ids: list[int] = self.family.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (*ids, self.family.stop_token_ids[0])
+
+    def text_of(self, token_ids: Sequence[int]) -> str:
+        """A response as text, without its end of turn."""
+        text: str = self.family.tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=True)
+        return text
 
     def _render_student(self, modality: pb.Modality, text: str) -> tuple[int, ...]:
         if modality == pb.MODALITY_SPEECH:

@@ -74,7 +74,7 @@ class Evaluator:
             nonlocal done
             try:
                 answer = await futures[group.group_id]
-                response = self._text(answer.trajectories[0].token_ids)
+                response = self.conditionings.text_of(answer.trajectories[0].token_ids)
             except GroupFailedError:
                 response = ""
             done += 1
@@ -103,11 +103,7 @@ class Evaluator:
             )
             done += 1
             progress(done, len(tasks))
-            response = self._text(generated.token_ids.tolist())
+            response = self.conditionings.text_of(generated.token_ids.tolist())
             return Verdict(item.id, response, is_correct(response, item.answer))
 
         return list(await asyncio.gather(*(_ask(item) for item in tasks)))
-
-    def _text(self, token_ids: Sequence[int]) -> str:
-        text: str = self.conditionings.family.tokenizer.decode([int(i) for i in token_ids], skip_special_tokens=True)
-        return text

@@ -20,20 +20,35 @@ class GroupWriter:
         self.conditionings = conditionings
         self.run_id = run_id
 
+    @staticmethod
+    def training_id(step: int, item: Item, modality: pb.Modality) -> str:
+        """Id of the group of one item and modality in a training step."""
+        return f"train-{step:06d}-{item.id}-{MODALITY_NAMES[modality]}"
+
     def training(self, step: int, item: Item, modality: pb.Modality, version: int) -> pb.PromptGroup:
         """N sampled responses for training step `step`, from policy `version` exactly."""
-        group_id = f"train-{step:06d}-{item.id}-{MODALITY_NAMES[modality]}"
-        seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
-        sampling = pb.Sampling(
-            temperature=self.config.sampling.temperature, max_new_tokens=self.config.sampling.max_new_tokens
-        )
-        return self._group(group_id, step, item, modality, version, seeds, sampling, pb.PURPOSE_TRAIN)
+        group_id = self.training_id(step, item, modality)
+        return self._sampled(group_id, step, item, modality, version, pb.PURPOSE_TRAIN)
+
+    def probe(self, version: int, item: Item, modality: pb.Modality) -> pb.PromptGroup:
+        """N sampled responses from policy `version` that are measured and not trained on."""
+        group_id = f"probe-{version:06d}-{item.id}-{MODALITY_NAMES[modality]}"
+        return self._sampled(group_id, version, item, modality, version, pb.PURPOSE_EVAL)
 
     def evaluation(self, label: str, step: int, item: Item, modality: pb.Modality, version: int) -> pb.PromptGroup:
         """One greedy response, to be graded."""
         group_id = f"eval-{label}-{step:06d}-{item.id}-{MODALITY_NAMES[modality]}"
         sampling = pb.Sampling(temperature=0.0, max_new_tokens=self.config.evals.max_new_tokens)
         return self._group(group_id, step, item, modality, version, [0], sampling, pb.PURPOSE_EVAL)
+
+    def _sampled(
+        self, group_id: str, step: int, item: Item, modality: pb.Modality, version: int, purpose: pb.Purpose
+    ) -> pb.PromptGroup:
+        seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
+        sampling = pb.Sampling(
+            temperature=self.config.sampling.temperature, max_new_tokens=self.config.sampling.max_new_tokens
+        )
+        return self._group(group_id, step, item, modality, version, seeds, sampling, purpose)
 
     def _group(
         self,

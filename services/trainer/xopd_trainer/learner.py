@@ -1,6 +1,6 @@
-"""The learner: recomputes log π_θ, forms advantages and ratios, and takes one optimiser step.
+"""The learner: recomputes the policy at the responses' tokens, has the method form its loss, and takes one step.
 
-Read `step` top to bottom for the whole method. The language model trains; tower and adapter stay as they are, which
+The loss itself is in `xopd_trainer/methods`. The language model trains; tower and adapter stay as they are, which
 `assert_frozen` checks bit for bit.
 """
 
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from xopd.config import Config
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
-from xopd.objective import combine_modalities, modality_loss
+from xopd.objective import Totals, combine_modalities, entropy, kl_divergence, token_logprobs
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
-from xopd_trainer.batch import ScoredGroup, collate_responses
+from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
+from xopd_trainer.methods import Method, PolicyOutput
 from xopd_trainer.optimiser import learning_rate, make_optimiser
-from xopd_trainer.policy_forward import embed_prompt, response_logprobs
+from xopd_trainer.policy_forward import embed_prompt, response_logits
 from xopd_trainer.signals import SignalCollector
 
 
@@ -52,9 +53,10 @@ class StepResult:
 class Learner:
     """Owns the policy and its optimiser."""
 
-    def __init__(self, config: Config, family: ModelFamily, features: FeatureCache) -> None:
-        """Load the policy of `config.student`; `features` gives the clips' encoded forms."""
+    def __init__(self, config: Config, family: ModelFamily, features: FeatureCache, method: Method) -> None:
+        """Load the policy of `config.student`; `features` gives the clips' encoded forms, `method` the loss."""
         self.config = config
+        self.method = method
         self.family = family
         self.features = features
         self.policy: nn.Module = family.load_policy(getattr(torch, config.student.dtype))
@@ -69,33 +71,21 @@ class Learner:
 
         Gradients are summed over micro-batches of one modality each; the result does not depend on the split.
         """
-        objective, lambda_ = self.config.objective, self.config.objective.lambda_
+        lambda_ = self.config.objective.lambda_
         losses = {MODALITY_NAMES[m]: 0.0 for m in MODALITY_NAMES if any(g.modality == m for g in groups)}
-        signals = {name: SignalCollector() for name in losses}
+        signals = self._collectors(groups)
         self.optimiser.zero_grad(set_to_none=True)
 
+        gap_groups = self._gap_groups(groups)
         for modality, part, totals in self._micro_batches(groups):
             name = MODALITY_NAMES[modality]
             responses = collate_responses(part)
-            prompts = self._embed(part)
-            policy_logprobs, entropies = response_logprobs(
-                self.family, self.policy, prompts, responses.token_ids, responses.mask, responses.per_group
-            )
-            terms = modality_loss(
-                policy_logprobs,
-                responses.behaviour_logprobs,
-                responses.teacher_logprobs,
-                responses.mask,
-                aggregation=objective.aggregation,
-                advantage_clamp=objective.advantage_clamp,
-                ratio_truncation=objective.ratio_truncation,
-                total_responses=totals[0],
-                total_tokens=totals[1],
-            )
+            policy = self._policy_at(part, responses)
+            terms = self.method.loss(policy, responses, totals)
             in_modal = modality == pb.MODALITY_TEXT
             combine_modalities(terms.loss if in_modal else None, None if in_modal else terms.loss, lambda_).backward()  # type: ignore[no-untyped-call]
             losses[name] += terms.loss.item()
-            signals[name].add(part, responses.mask, terms.advantage, terms.ratio, terms.clipped, entropies)
+            self._observe(part, responses, policy, terms.clipped, gap_groups, signals[name])
 
         rate = learning_rate(self.config.optimiser, step, self.config.run.steps)
         grad_norm = self._gradient_norm()
@@ -110,17 +100,21 @@ class Learner:
         return StepResult(loss, loss_in, loss_cross, grad_norm, rate, not finite, signals, tokens)
 
     @torch.inference_mode()
+    def measure(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:
+        """The signals of scored groups under the present weights, by modality name; nothing is learnt."""
+        signals = self._collectors(groups)
+        gap_groups = self._gap_groups(groups)
+        for modality, part, _ in self._micro_batches(groups):
+            responses = collate_responses(part)
+            policy = self._policy_at(part, responses)
+            self._observe(part, responses, policy, None, gap_groups, signals[MODALITY_NAMES[modality]])
+        return signals
+
+    @torch.inference_mode()
     def logprobs(self, group: ScoredGroup) -> list[NDArray[np.float32]]:
         """Log π_θ of a group's responses under the present weights, each of shape [tokens]."""
         responses = collate_responses([group])
-        values, _ = response_logprobs(
-            self.family,
-            self.policy,
-            self._embed([group]),
-            responses.token_ids,
-            responses.mask,
-            responses.per_group,
-        )
+        values = self._policy_at([group], responses).logprobs
         return [row[kept].numpy() for row, kept in zip(values, responses.mask, strict=True)]
 
     def trained_state(self) -> dict[str, Tensor]:
@@ -136,19 +130,65 @@ class Learner:
         if self._digest_of_frozen() != self._frozen_digest:
             raise FrozenPartChangedError("the audio tower or the adapter changed while training")
 
+    def _policy_at(self, groups: Sequence[ScoredGroup], responses: ResponseTensors) -> PolicyOutput:
+        logits = self._logits(self._embed(groups), responses)
+        return PolicyOutput(logits, token_logprobs(logits, responses.token_ids))
+
+    def _logits(self, prompts: Sequence[Tensor], responses: ResponseTensors) -> Tensor:
+        return response_logits(
+            self.family, self.policy, prompts, responses.token_ids, responses.mask, responses.per_group
+        )
+
+    def _collectors(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:
+        found = {g.modality for g in groups}
+        overlap = self.config.trainer.overlap_top_k
+        return {name: SignalCollector(overlap) for m, name in MODALITY_NAMES.items() if m in found}
+
+    def _gap_groups(self, groups: Sequence[ScoredGroup]) -> frozenset[str]:
+        spoken = sorted(g.group_id for g in groups if g.modality == pb.MODALITY_SPEECH)
+        return frozenset(spoken[: self.config.trainer.gap_groups])
+
+    @torch.no_grad()
+    def _observe(
+        self,
+        groups: Sequence[ScoredGroup],
+        responses: ResponseTensors,
+        policy: PolicyOutput,
+        clipped: Tensor | None,
+        gap_groups: frozenset[str],
+        signals: SignalCollector,
+    ) -> None:
+        """Note a micro-batch's signals; for some speech groups also KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) on the same tokens."""
+        signals.add(groups, responses, policy, entropy(policy.logits), clipped)
+        compared = [group for group in groups if group.group_id in gap_groups]
+        if not compared:
+            return
+        chosen = [g.group_id in gap_groups for g in groups for _ in g.trajectories]
+        rows = torch.tensor(chosen, device=policy.logits.device)
+        given_speech = torch.log_softmax(policy.logits[rows].float(), dim=-1)
+        same = collate_responses(compared)
+        prompts = [embed_prompt(self.family, self.policy, g.text_prompt_token_ids, None) for g in compared]
+        given_text = torch.log_softmax(self._logits(prompts, same).float(), dim=-1)
+        # The micro-batch may be padded further than the groups compared.
+        signals.add_gap(kl_divergence(given_speech[:, : given_text.shape[1]], given_text), same.mask)
+
     def _micro_batches(
         self, groups: Sequence[ScoredGroup]
-    ) -> Iterator[tuple[pb.Modality, Sequence[ScoredGroup], tuple[int, int]]]:
+    ) -> Iterator[tuple[pb.Modality, Sequence[ScoredGroup], Totals]]:
+        """Parts of one modality and one source each, with the whole modality's totals."""
         size = self.config.trainer.micro_batch_groups
         for modality in MODALITY_NAMES:
-            # Like lengths together: less padding, same sums.
-            chosen = sorted(
-                (g for g in groups if g.modality == modality), key=lambda g: (len(g.prompt_token_ids), g.group_id)
-            )
-            every = [t for g in chosen for t in g.trajectories]
-            totals = (len(every), sum(len(t.token_ids) for t in every))
-            for start in range(0, len(chosen), size):
-                yield modality, chosen[start : start + size], totals
+            of_modality = [g for g in groups if g.modality == modality]
+            every = [t for g in of_modality for t in g.trajectories]
+            totals = Totals(len(every), sum(len(t.token_ids) for t in every))
+            for sampled in (True, False):
+                # Like lengths together: less padding, same sums.
+                chosen = sorted(
+                    (g for g in of_modality if g.sampled == sampled),
+                    key=lambda g: (len(g.prompt_token_ids), g.group_id),
+                )
+                for start in range(0, len(chosen), size):
+                    yield modality, chosen[start : start + size], totals
 
     def _embed(self, groups: Sequence[ScoredGroup]) -> list[Tensor]:
         clips = [group.audio for group in groups if group.audio is not None]

@@ -34,6 +34,17 @@ class TrainerMetrics:
         self.truncated = Gauge(
             "xopd_trainer_truncated_share", "Share of responses cut at the limit", modality, registry=r
         )
+        self.nll = Gauge("xopd_trainer_nll_nats", "Negative log-likelihood of targets, per token", modality, registry=r)
+        self.repetition = Gauge("xopd_trainer_repetition_share", "Share of repeated 4-grams", modality, registry=r)
+        self.teacher_mass = Gauge(
+            "xopd_trainer_teacher_mass", "Mean probability of sampled tokens under the teacher", modality, registry=r
+        )
+        self.overlap = Gauge(
+            "xopd_trainer_top_k_overlap", "Share of the policy's top k among the teacher's", modality, registry=r
+        )
+        self.modality_gap = Gauge(
+            "xopd_trainer_modality_gap_nats", "KL(policy given speech, policy given text), per token", registry=r
+        )
         self.loss = Gauge("xopd_trainer_loss", "Loss of the newest step (part: total, in, cross)", ["part"], registry=r)
         self.grad_norm = Gauge("xopd_trainer_gradient_norm", "Gradient norm before clipping", registry=r)
         self.learning_rate = Gauge("xopd_trainer_learning_rate", "Learning rate", registry=r)
@@ -57,15 +68,7 @@ class TrainerMetrics:
         for modality, signals in result.signals.items():
             for value in signals.advantage_values():
                 self.advantage.labels(modality).observe(float(value))
-            about = record[modality]
-            self.advantage_mean.labels(modality).set(about["advantage"]["mean"])
-            self.kl.labels(modality).set(about["kl"])
-            self.ratio.labels(modality).set(about["ratio"]["mean"])
-            self.ratio_max.labels(modality).set(about["ratio"]["max"])
-            self.clipped.labels(modality).set(about["ratio"]["clipped_share"])
-            self.entropy.labels(modality).set(about["entropy"])
-            self.length.labels(modality).set(about["length"])
-            self.truncated.labels(modality).set(about["truncated"])
+            self._record_signals(modality, record[modality])
         for part, value in (("total", result.loss), ("in", result.loss_in), ("cross", result.loss_cross)):
             if value is not None:
                 self.loss.labels(part).set(value)
@@ -82,6 +85,27 @@ class TrainerMetrics:
         self.tokens.labels("trainer").inc(result.tokens)
         self.record_ledger(ledger)
         self.heartbeat.set(time.time())
+
+    def _record_signals(self, modality: str, about: dict[str, Any]) -> None:
+        ratio, advantage = about["ratio"] or {}, about["advantage"] or {}
+        for gauge, value in (
+            (self.advantage_mean, advantage.get("mean")),
+            (self.kl, about["kl"]),
+            (self.ratio, ratio.get("mean")),
+            (self.ratio_max, ratio.get("max")),
+            (self.clipped, ratio.get("clipped_share")),
+            (self.nll, about["nll"]),
+            (self.entropy, about["entropy"]),
+            (self.teacher_mass, about["teacher_mass"]),
+            (self.overlap, about["top_k_overlap"]),
+            (self.length, about["length"]),
+            (self.truncated, about["truncated"]),
+            (self.repetition, about["repetition"]),
+        ):
+            if value is not None:
+                gauge.labels(modality).set(value)
+        if about["modality_gap"] is not None:
+            self.modality_gap.set(about["modality_gap"])
 
     def record_ledger(self, ledger: Ledger) -> None:
         """Show the accounts."""

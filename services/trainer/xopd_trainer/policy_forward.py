@@ -1,4 +1,4 @@
-"""log π_θ of sampled responses: each prompt is read once, and its key-value cache serves all its responses.
+"""The policy's logits at the tokens of responses: each prompt is read once, its key-value cache serves them all.
 
 Exact, gradients included: the cache is repeated, not detached. A speech prompt's audio enters as the frozen tower's
 cached features, so the tower itself is never run here.
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from xopd.families import ModelFamily
-from xopd.objective import entropy, token_logprobs
 
 
 def embed_prompt(
@@ -37,15 +36,15 @@ def embed_prompt(
     return torch.cat([embedded[:at], features.to(embedded), embedded[at + 1 :]])
 
 
-def response_logprobs(
+def response_logits(
     family: ModelFamily,
     policy: nn.Module,
     prompts: Sequence[Tensor],
     responses: Tensor,
     mask: Tensor,
     per_prompt: Sequence[int],
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies of responses under the policy.
+) -> Tensor:
+    """Logits of the policy that predict the tokens of responses.
 
     Args:
         family: the policy's family.
@@ -56,8 +55,7 @@ def response_logprobs(
         per_prompt: responses of each prompt; sums to the number of rows.
 
     Returns:
-        log π_θ(y_t | x, y_<t) with gradient, and the entropy of π_θ(· | x, y_<t) in nats without; both of shape
-        [responses, tokens], float32. Values on padding are finite and mean nothing.
+        Shape [responses, tokens, vocabulary], with gradient. Values on padding are finite and mean nothing.
     """
     language_model, head = family.language_model(policy), family.output_head(policy)
     embeddings, prompt_mask = _left_padded(prompts)
@@ -85,10 +83,8 @@ def response_logprobs(
             use_cache=True,
         )
         hidden = torch.cat([hidden, continued.last_hidden_state], dim=1)
-    logits = head(hidden)
-    with torch.no_grad():
-        entropies = entropy(logits.detach())
-    return token_logprobs(logits, responses), entropies
+    logits: Tensor = head(hidden)
+    return logits
 
 
 def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

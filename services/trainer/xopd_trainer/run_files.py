@@ -25,6 +25,7 @@ class RunFiles:
         self.weights = self.folder / "weights"
         self.export = self.folder / "export"
         self.summary = self.folder / "summary.json"
+        self.teacher_responses = self.folder / "teacher_responses.jsonl"
         self._metrics = self.folder / "metrics.jsonl"
         self._evals = self.folder / "evals"
 

@@ -1,4 +1,8 @@
-"""What a step's training signal looked like, by modality: advantages, KL, ratios, entropy, lengths."""
+"""What the training signal looked like, by modality: advantages, KL, ratios, overlap with the teacher, modality gap.
+
+The same figures for training steps and for probes. What a method does not have (a supervised one has no advantages)
+is null.
+"""
 
 from __future__ import annotations
 
@@ -7,69 +11,116 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xopd_trainer.batch import ScoredGroup
+from xopd.objective import advantages, importance_ratio, top_k_overlap
+from xopd_trainer.batch import ResponseTensors, ScoredGroup
+from xopd_trainer.methods.base import PolicyOutput
+
+NGRAM = 4
+"""Length of the n-grams whose repeats count as repetition (seq-rep-4 of Welleck et al., arXiv 1908.04319)."""
+Floats = NDArray[np.float32]
 
 
 @dataclass
 class SignalCollector:
     """Gathers one modality's tokens over the micro-batches of a step."""
 
-    advantages: list[NDArray[np.float32]] = field(default_factory=list)
-    ratios: list[NDArray[np.float32]] = field(default_factory=list)
-    entropies: list[NDArray[np.float32]] = field(default_factory=list)
-    clipped: list[NDArray[np.float32]] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    truncated: list[bool] = field(default_factory=list)
+    overlap_top_k: int
+    """k of the top-k overlap; 0 leaves it out."""
+    _tokens: dict[str, list[Floats]] = field(default_factory=dict)
+    _lengths: list[int] = field(default_factory=list)
+    _truncated: list[bool] = field(default_factory=list)
+    _repetition: list[float] = field(default_factory=list)
 
+    @torch.no_grad()
     def add(
         self,
         groups: Sequence[ScoredGroup],
-        mask: Tensor,
-        advantage: Tensor,
-        ratio: Tensor,
-        clipped: Tensor,
-        entropy: Tensor,
+        responses: ResponseTensors,
+        policy: PolicyOutput,
+        entropies: Tensor,
+        clipped: Tensor | None = None,
     ) -> None:
-        """Add one micro-batch; the tensors have the shape [responses, tokens]."""
-        for values, tensor in (
-            (self.advantages, advantage),
-            (self.ratios, ratio),
-            (self.clipped, clipped),
-            (self.entropies, entropy),
-        ):
-            values.append(tensor[mask].float().cpu().numpy())
-        for group in groups:
-            self.lengths += [len(t.token_ids) for t in group.trajectories]
-            self.truncated += [t.truncated for t in group.trajectories]
+        """Add one micro-batch; `entropies` and `clipped` have the shape [responses, tokens]."""
+        mask = responses.mask
+        self._keep("entropy", entropies, mask)
+        if responses.behaviour_logprobs is None:
+            self._keep("nll", -policy.logprobs, mask)
+        else:
+            self._keep("ratio", importance_ratio(policy.logprobs, responses.behaviour_logprobs), mask)
+            if responses.teacher_logprobs is not None:
+                self._keep("advantage", advantages(responses.teacher_logprobs, policy.logprobs), mask)
+                self._keep("teacher_mass", responses.teacher_logprobs.exp(), mask)
+        if clipped is not None:
+            self._keep("clipped", clipped, mask)
+        if responses.teacher_top is not None and self.overlap_top_k:
+            teacher_ids = responses.teacher_top.token_ids[..., : self.overlap_top_k]
+            self._keep("top_k_overlap", top_k_overlap(policy.logits, teacher_ids), mask)
+        for trajectory in (t for group in groups for t in group.trajectories):
+            self._lengths.append(len(trajectory.token_ids))
+            self._truncated.append(trajectory.truncated)
+            self._repetition.append(repetition(trajectory.token_ids))
 
-    def advantage_values(self) -> NDArray[np.float32]:
-        """A_t of every token, shape [tokens], in nats."""
-        return np.concatenate(self.advantages)
+    def add_gap(self, divergence: Tensor, mask: Tensor) -> None:
+        """Add KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) of speech responses, shape [responses, tokens], in nats."""
+        self._keep("modality_gap", divergence, mask)
+
+    def advantage_values(self) -> Floats:
+        """A_t of every sampled and scored token, shape [tokens], in nats."""
+        return np.concatenate(self._tokens.get("advantage", [np.empty(0, dtype=np.float32)]))
 
     def summary(self) -> dict[str, Any]:
-        """The modality's entry in a step record of metrics.jsonl."""
-        advantage, ratio = self.advantage_values(), np.concatenate(self.ratios)
-        low, middle, high = np.percentile(advantage, [5, 50, 95])
+        """The modality's entry in a record of metrics.jsonl."""
+        advantage = self.advantage_values()
         return {
-            "advantage": {
-                "mean": float(advantage.mean()),
-                "std": float(advantage.std()),
-                "p5": float(low),
-                "p50": float(middle),
-                "p95": float(high),
-            },
+            "advantage": _spread(advantage) if advantage.size else None,
             # E over π_θ's own samples of log π_θ - log π_T: the reverse KL, estimated.
-            "kl": float(-advantage.mean()),
-            "ratio": {
-                "mean": float(ratio.mean()),
-                "max": float(ratio.max()),
-                "clipped_share": float(np.concatenate(self.clipped).mean()),
-            },
-            "entropy": float(np.concatenate(self.entropies).mean()),
-            "length": float(np.mean(self.lengths)),
-            "truncated": float(np.mean(self.truncated)),
-            "tokens": int(advantage.size),
+            "kl": float(-advantage.mean()) if advantage.size else None,
+            "ratio": self._ratio(),
+            "nll": self._mean("nll"),
+            "entropy": self._mean("entropy"),
+            "teacher_mass": self._mean("teacher_mass"),
+            "top_k_overlap": self._mean("top_k_overlap"),
+            "modality_gap": self._mean("modality_gap"),
+            "length": float(np.mean(self._lengths)),
+            "truncated": float(np.mean(self._truncated)),
+            "repetition": float(np.mean(self._repetition)),
+            "tokens": int(sum(self._lengths)),
         }
+
+    def _keep(self, name: str, values: Tensor, mask: Tensor) -> None:
+        self._tokens.setdefault(name, []).append(values[mask].float().cpu().numpy())
+
+    def _mean(self, name: str) -> float | None:
+        return float(np.concatenate(self._tokens[name]).mean()) if name in self._tokens else None
+
+    def _ratio(self) -> dict[str, float] | None:
+        if "ratio" not in self._tokens:
+            return None
+        ratio = np.concatenate(self._tokens["ratio"])
+        return {
+            "mean": float(ratio.mean()),
+            "max": float(ratio.max()),
+            "clipped_share": self._mean("clipped") or 0.0,
+        }
+
+
+def repetition(token_ids: NDArray[np.integer[Any]]) -> float:
+    """Share of a response's n-grams that occurred in it before; 0 where it is shorter than one."""
+    ids = token_ids.tolist()
+    grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _spread(values: Floats) -> dict[str, float]:
+    low, middle, high = np.percentile(values, [5, 50, 95])
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "p5": float(low),
+        "p50": float(middle),
+        "p95": float(high),
+    }

@@ -2,6 +2,8 @@
 
 dispatched ──▶ last trajectory ──▶ last score ──▶ learnt ──▶ published
   rollout            score            learn        sync
+
+Items whose response is brought along (supervised methods) are not dispatched; the rest of the step is the same.
 """
 
 from __future__ import annotations
@@ -12,20 +14,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from xopd.config import Config
 from xopd.data import Item
 from xopd.scoring import TeacherClient
 from xopd.v1 import trajectory_pb2 as pb
-from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
+from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.busy_clock import BusyClock
-from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
 from xopd_trainer.ledger import Ledger
+from xopd_trainer.methods import Method, Response
 from xopd_trainer.publisher import Publisher
+from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.transport import TransportTimes
 
 
@@ -43,20 +44,22 @@ class StepRunner:
     def __init__(
         self,
         config: Config,
-        conditionings: Conditionings,
+        method: Method,
         writer: GroupWriter,
         dispatcher: Dispatcher,
         teacher: TeacherClient,
+        scorer: GroupScorer,
         learner: Learner,
         publisher: Publisher,
         ledger: Ledger,
     ) -> None:
         """Put the parts together."""
         self.config = config
-        self.conditionings = conditionings
+        self.method = method
         self.writer = writer
         self.dispatcher = dispatcher
         self.teacher = teacher
+        self.scorer = scorer
         self.learner = learner
         self.publisher = publisher
         self.ledger = ledger
@@ -87,7 +90,13 @@ class StepRunner:
         by_id = {item.id: item for item in items}
         lambda_ = self.config.objective.lambda_
         modalities = [m for m, weight in ((pb.MODALITY_TEXT, 1 - lambda_), (pb.MODALITY_SPEECH, lambda_)) if weight > 0]
-        groups = [self.writer.training(step, item, modality, step - 1) for item in items for modality in modalities]
+        brought = {item.id: self.method.response(step, item) for item in items}
+        groups = [
+            self.writer.training(step, item, modality, step - 1)
+            for item in items
+            for modality in modalities
+            if brought[item.id] is None
+        ]
         self.ledger.dispatched += sum(len(group.seeds) for group in groups)
 
         self._last_answer_at = began
@@ -95,7 +104,8 @@ class StepRunner:
         with self.rollout_clock.working():
             futures = await self.dispatcher.submit(groups)
         scored = await asyncio.gather(
-            *(self._score(step, by_id[group.item_id], group, futures[group.group_id]) for group in groups)
+            *(self._sampled(step, by_id[group.item_id], group, futures[group.group_id]) for group in groups),
+            *(self._brought(step, item, modality, brought[item.id]) for item in items for modality in modalities),
         )
         batch = [group for group in scored if group is not None]
         rollout_s, scored_at = self._last_answer_at - began, time.monotonic()
@@ -112,13 +122,13 @@ class StepRunner:
 
         lag = max(t.policy_lag for group in batch for t in group.trajectories)
         self.ledger.policy_lag_max = max(self.ledger.policy_lag_max, lag)
-        self.ledger.trained += sum(len(group.trajectories) for group in batch)
+        self.ledger.trained += sum(len(group.trajectories) for group in batch if group.sampled)
         self.ledger.redispatched = self.dispatcher.redispatched
         seconds = {"rollout": rollout_s, "score": score_s, "learn": learn_s, "sync": sync_s}
         record = self._record(step, result, lag, seconds, time.monotonic() - began)
         return FinishedStep(result, record)
 
-    async def _score(
+    async def _sampled(
         self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup]
     ) -> ScoredGroup | None:
         """Wait for one group's answer and have the teacher read it, given the TEXT prompt in either modality."""
@@ -131,25 +141,23 @@ class StepRunner:
             return None
         finally:
             self._last_answer_at = max(self._last_answer_at, time.monotonic())
-        responses = [np.asarray(t.token_ids, dtype=np.int64) for t in answer.trajectories]
         with self.score_clock.working():
-            scores = await self.teacher.score(self.conditionings.teacher(item), responses, request_id=group.group_id)
-        return ScoredGroup(
-            group_id=group.group_id,
-            modality=group.modality,
-            prompt_token_ids=tuple(group.prompt_token_ids),
-            audio=(group.audio.uri, group.audio.sha256) if group.HasField("audio") else None,
-            trajectories=tuple(
-                ScoredTrajectory(
-                    token_ids=tokens,
-                    behaviour_logprobs=np.asarray(t.logprobs, dtype=np.float32),
-                    teacher_logprobs=score.logprobs,
-                    truncated=t.finish_reason == pb.FINISH_REASON_LENGTH,
-                    policy_lag=step - 1 - min(t.policy_versions),
-                )
-                for t, tokens, score in zip(answer.trajectories, responses, scores, strict=True)
-            ),
-        )
+            return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
+
+    async def _brought(
+        self, step: int, item: Item, modality: pb.Modality, response: Response | None
+    ) -> ScoredGroup | None:
+        if response is None:
+            return None
+        with self.score_clock.working():
+            group_id = self.writer.training_id(step, item, modality)
+            return await self.scorer.brought(item, modality, group_id, response, self._top_k)
+
+    @property
+    def _top_k(self) -> int | None:
+        """What the teacher is asked for: as much as the method wants, and at least what the logged overlap takes."""
+        wanted = self.method.teacher_top_k
+        return self.config.trainer.overlap_top_k if wanted == 0 else wanted
 
     def _record(
         self, step: int, result: StepResult, lag: int, seconds: dict[str, float], total: float

@@ -36,10 +36,13 @@ from xopd_trainer.fleet import engines, read_pods
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner
 from xopd_trainer.ledger import Ledger
+from xopd_trainer.methods import Preparation
 from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.optimiser import load_optimiser_tensors, optimiser_tensors
+from xopd_trainer.probe import Prober
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.run_files import RunFiles
+from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.status import Status
 from xopd_trainer.step import FinishedStep, StepRunner
 from xopd_trainer.summary import make_summary
@@ -103,9 +106,12 @@ class Trainer:
         max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
         conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
         writer = GroupWriter(config, conditionings, self.run_id)
+        scorer = GroupScorer(conditionings, teacher, vocabulary_size)
+        self.conditionings = conditionings
         self.evaluator = Evaluator(writer, self.dispatcher, conditionings)
+        self.prober = Prober(writer, self.dispatcher, scorer, learner, config.trainer.overlap_top_k)
         self.steps = StepRunner(
-            config, conditionings, writer, self.dispatcher, teacher, learner, self.publisher, self.ledger
+            config, learner.method, writer, self.dispatcher, teacher, scorer, learner, self.publisher, self.ledger
         )
 
     async def run(self, resume: bool, stop: asyncio.Event) -> None:
@@ -161,6 +167,9 @@ class Trainer:
         self.status.teacher_text = accuracy_of([v.correct for v in teacher]).as_json()
         base = await self._evaluate_split("base", 0, step)
         order = DataOrder(self._split(self.config.data.train_split, tasks=True), self._batch, self.config.run.seed)
+        await self._prepare(order)
+        if self.config.evals.every and step == 0:
+            await self._evaluate_dev(0)
 
         while step < self.config.run.steps:
             if not self.running.is_set():
@@ -174,7 +183,7 @@ class Trainer:
             self._record(await self.steps.take(step, order.items_of(step)))
             self.in_step, self.done_step = False, step
             last = step == self.config.run.steps
-            if self.config.evals.every and step % self.config.evals.every == 0 and not last:
+            if self.config.evals.every and (step % self.config.evals.every == 0 or last):
                 await self._evaluate_dev(step)
             if step % self.config.run.checkpoint_every == 0 or last:
                 await self._checkpoint(step)
@@ -186,6 +195,14 @@ class Trainer:
         await self._sum_up(base, final)
         await self.publisher.announce_run(finished=True)
         self.status.enter("finished")
+
+    async def _prepare(self, order: DataOrder) -> None:
+        """Let the method get ready with the items that the run will train on."""
+        seen = {item.id: item for step in range(1, self.config.run.steps + 1) for item in order.items_of(step)}
+        self.status.enter("preparing", "the method gets ready", len(seen))
+        await self.learner.method.prepare(
+            Preparation(list(seen.values()), self.conditionings, self.teacher, self.files, self.status.advance)
+        )
 
     @property
     def _batch(self) -> int:
@@ -233,6 +250,11 @@ class Trainer:
         self.status.enter("dev_eval", "", len(items))
         evaluation = await self.evaluator.student("dev", step, step, items, self.status.advance)
         self._record_evaluation(step, "dev", evaluation)
+        probed = [item for item in items if item.kind == "task"][: self.config.evals.probe_items]
+        if probed:
+            self.status.enter("probing", "signals on dev items")
+            signals = await self.prober.measure(step, probed)
+            self.files.append({"kind": "probe", "step": step, "time": time.time(), **signals})
 
     def _evaluation_record(self, step: int, split: str, evaluation: Evaluation) -> dict[str, Any]:
         return {"kind": "eval", "step": step, "time": time.time(), "split": split, "scores": evaluation.as_json()}

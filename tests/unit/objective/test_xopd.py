@@ -9,26 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xopd.objective import advantages, combine_modalities, entropy, modality_loss, token_logprobs
-
-
-def reference_loss(policy, behaviour, teacher, lengths, aggregation, clamp, truncation):
-    """Equations 1 to 4, one token at a time, in Python floats."""
-    per_response, every = [], []
-    for i, length in enumerate(lengths):
-        gains = []
-        for t in range(length):
-            advantage = teacher[i][t] - policy[i][t]
-            ratio = math.exp(policy[i][t] - behaviour[i][t])
-            if clamp is not None:
-                advantage = min(max(advantage, -clamp), clamp)
-            if truncation is not None:
-                ratio = min(max(ratio, truncation[0]), truncation[1])
-            gains.append(ratio * advantage)
-        per_response.append(sum(gains) / length)
-        every += gains
-    values = per_response if aggregation == "sequence_mean" else every
-    return -sum(values) / len(values)
+from tests.unit.objective import references
+from xopd.objective import Totals, advantages, combine_modalities, entropy, modality_loss, token_logprobs
 
 
 def random_case(seed, responses=5, tokens=7):
@@ -39,20 +21,37 @@ def random_case(seed, responses=5, tokens=7):
     return policy, behaviour, teacher, mask, lengths
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     aggregation=st.sampled_from(["sequence_mean", "token_mean"]),
     clamp=st.sampled_from([None, 0.5, 5.0]),
     truncation=st.sampled_from([None, (0.2, 5.0)]),
+    ratio_mask=st.sampled_from([None, (0.25, 4.0)]),
 )
-def test_equals_the_reference(seed, aggregation, clamp, truncation):
+def test_equals_the_reference(seed, aggregation, clamp, truncation, ratio_mask):
+    """Value, gradient, and which tokens a limit touched."""
     policy, behaviour, teacher, mask, lengths = random_case(seed)
-    terms = modality_loss(policy, behaviour, teacher, mask, aggregation, clamp, truncation)
-    expected = reference_loss(
-        policy.tolist(), behaviour.tolist(), teacher.tolist(), lengths, aggregation, clamp, truncation
-    )
-    assert float(terms.loss) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    policy.requires_grad_()
+    terms = modality_loss(policy, behaviour, teacher, mask, aggregation, clamp, truncation, ratio_mask)
+    terms.loss.backward()
+    loss, slopes, clipped = references.modality(
+        policy.tolist(), behaviour.tolist(), teacher.tolist(), lengths.tolist(),
+        aggregation, clamp, truncation, ratio_mask,
+    )  # fmt: skip
+    assert float(terms.loss.detach()) == pytest.approx(loss, rel=1e-12, abs=1e-12)
+    torch.testing.assert_close(policy.grad, torch.tensor(slopes, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+    assert terms.clipped.tolist() == clipped
+
+
+def test_a_masked_ratio_counts_as_zero_and_stays_in_the_mean():
+    policy = torch.tensor([[-1.0, -1.0]], dtype=torch.float64, requires_grad=True)
+    behaviour = policy.detach() - torch.tensor([[0.0, 3.0]])
+    terms = modality_loss(policy, behaviour, torch.zeros(1, 2), torch.ones(1, 2), ratio_mask=(0.1, 10.0))
+    terms.loss.backward()
+    assert float(terms.loss.detach()) == -0.5
+    assert policy.grad.tolist() == [[-0.5, 0.0]]
+    assert terms.clipped.tolist() == [[0.0, 1.0]]
 
 
 @pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])
@@ -64,7 +63,7 @@ def test_micro_batches_permutation_and_padding_change_nothing(aggregation):
     parts = sum(
         modality_loss(
             policy[rows], behaviour[rows], teacher[rows], mask[rows], aggregation,
-            total_responses=6, total_tokens=int(lengths.sum()),
+            totals=Totals(6, int(lengths.sum())),
         ).loss
         for rows in (slice(0, 2), slice(2, 6))
     )  # fmt: skip

@@ -2,11 +2,10 @@
 
 import torch
 from xopd_trainer.checkpoint import load_newest_checkpoint, save_checkpoint
-from xopd_trainer.learner import Learner
 from xopd_trainer.ledger import Ledger
 from xopd_trainer.optimiser import learning_rate, load_optimiser_tensors, optimiser_tensors
 
-from tests.unit.trainer.test_learner import batch
+from tests.unit.trainer.groups import batch, make_learner
 from xopd.config.schema import OptimiserSettings
 
 
@@ -38,14 +37,14 @@ def test_damaged_ones_are_skipped(tmp_path):
 
 def test_a_restored_learner_takes_the_same_step(config, family, features, clips, tmp_path):
     groups = batch(family, clips)
-    straight = Learner(config, family, features)
+    straight = make_learner(config, family, features)
     straight.step(1, groups)
     save_checkpoint(
         tmp_path, 1, straight.trained_state(), optimiser_tensors(straight.optimiser, straight.trained), {}, 1
     )
     straight.step(2, groups)
 
-    restored = Learner(config, family, features)
+    restored = make_learner(config, family, features)
     checkpoint = load_newest_checkpoint(tmp_path)
     family.load_hub_state(restored.policy, checkpoint.model)
     load_optimiser_tensors(restored.optimiser, restored.trained, checkpoint.optimiser)

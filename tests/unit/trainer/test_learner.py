@@ -1,33 +1,17 @@
 """The learner against plain transformers, and what must not change its result."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
 import torch
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2ForCausalLM
-from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
-from xopd_trainer.learner import FrozenPartChangedError, Learner
+from xopd_trainer.batch import ScoredTrajectory
+from xopd_trainer.learner import FrozenPartChangedError
 
+from tests.unit.trainer.groups import batch, make_group, make_learner, scored
 from xopd.v1 import trajectory_pb2 as pb
-
-
-def make_group(family, modality, clip, seed, teacher_logprobs=None, n=3):
-    rng = np.random.default_rng(seed)
-    prompt = family.render_speech("") if modality == pb.MODALITY_SPEECH else family.render_text(f"question {seed}")
-    rows = []
-    for _ in range(n):
-        length = int(rng.integers(1, 7))
-        rows.append(
-            ScoredTrajectory(
-                token_ids=rng.integers(0, 200, length),
-                behaviour_logprobs=-rng.exponential(3.0, length).astype(np.float32),
-                teacher_logprobs=-rng.exponential(3.0, length).astype(np.float32),
-                truncated=False,
-                policy_lag=0,
-            )
-        )
-    audio = clip if modality == pb.MODALITY_SPEECH else None
-    return ScoredGroup(f"g{seed}-{modality}", modality, tuple(prompt), audio, tuple(rows))
 
 
 def naive_logprobs(path, family, group):
@@ -54,19 +38,15 @@ def naive_logprobs(path, family, group):
 
 @pytest.mark.parametrize("modality", [pb.MODALITY_TEXT, pb.MODALITY_SPEECH])
 def test_logprobs_equal_plain_transformers(config, family, features, clips, checkpoints, modality):
-    learner = Learner(config, family, features)
+    learner = make_learner(config, family, features)
     for seed, clip in enumerate(clips):
         group = make_group(family, modality, clip, seed)
         for ours, theirs in zip(learner.logprobs(group), naive_logprobs(checkpoints[0], family, group), strict=True):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
-def batch(family, clips):
-    return [make_group(family, m, clips[i], 10 + i) for i in range(3) for m in (pb.MODALITY_TEXT, pb.MODALITY_SPEECH)]
-
-
 def weights_after(config, family, features, groups, **changes):
-    learner = Learner(config.model_copy(update=changes), family, features)
+    learner = make_learner(config.model_copy(update=changes), family, features)
     result = learner.step(1, groups)
     return result, learner.trained_state()
 
@@ -113,20 +93,20 @@ def teacher_scores(path, group):
         with torch.no_grad():
             logprobs = torch.log_softmax(model(ids).logits[0, len(group.prompt_token_ids) - 1 : -1], -1)
         chosen = logprobs[torch.arange(len(row.token_ids)), torch.as_tensor(row.token_ids)].numpy()
-        rows.append(ScoredTrajectory(row.token_ids, chosen, chosen, False, 0))
-    return ScoredGroup(group.group_id, group.modality, group.prompt_token_ids, None, tuple(rows))
+        rows.append(ScoredTrajectory(row.token_ids, chosen, scored(chosen), False, 0))
+    return replace(group, trajectories=tuple(rows))
 
 
 def test_student_equal_to_teacher_has_advantage_zero(config, family, features, clips, checkpoints):
     groups = [teacher_scores(checkpoints[1], make_group(family, pb.MODALITY_TEXT, None, seed)) for seed in range(3)]
-    learner = Learner(config, family, features)
+    learner = make_learner(config, family, features)
     result = learner.step(1, groups)
     assert float(np.abs(result.signals["text"].advantage_values()).max()) < 1e-5
     assert result.grad_norm < 1e-5
 
 
 def test_frozen_parts_stay_and_a_change_is_noticed(config, family, features, clips):
-    learner = Learner(config, family, features)
+    learner = make_learner(config, family, features)
     before = {n: t.clone() for n, t in family.hub_state(learner.policy).items()}
     learner.step(1, batch(family, clips))
     learner.assert_frozen()
@@ -141,8 +121,8 @@ def test_frozen_parts_stay_and_a_change_is_noticed(config, family, features, cli
 
 def test_a_loss_that_is_not_finite_changes_nothing(config, family, features):
     group = make_group(family, pb.MODALITY_TEXT, None, 1)
-    group.trajectories[0].teacher_logprobs[0] = np.nan
-    learner = Learner(config, family, features)
+    group.trajectories[0].teacher.logprobs[0] = np.nan
+    learner = make_learner(config, family, features)
     before = learner.trained_state()
     result = learner.step(1, [group])
     assert result.skipped
@@ -150,7 +130,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, family, features):
 
 
 def test_clips_are_encoded_once(config, family, features, clips):
-    learner = Learner(config, family, features)
+    learner = make_learner(config, family, features)
     for step in (1, 2):
         learner.step(step, batch(family, clips))
     assert features.encoded == len(clips)

@@ -1,0 +1,58 @@
+"""GKD (Agarwal et al., arXiv 2306.13649): a divergence to the teacher's distribution at each token of a response.
+
+    L_m = mean over responses, mean over tokens, of JSD_β(π_T(·|x_t, y_<t) ‖ π_θ(·|x_m, y_<t))       y held fixed
+
+β = 0 is the forward KL of the paper's baseline. y is the student's own, or for a share of the items the item's
+reference response (the on/off-policy mix). Speech- and text-conditioned responses are treated alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from xopd.config.schema import ObjectiveSettings
+from xopd.data import Item
+from xopd.objective import Totals, generalised_jsd, mean_over_tokens, policy_buckets
+from xopd_trainer.batch import ResponseTensors
+from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.limits import check_top_k
+from xopd_trainer.methods.targets import Targets
+
+
+class Gkd:
+    """See `Method`."""
+
+    name = "gkd"
+
+    def __init__(self, settings: ObjectiveSettings, seed: int, vocabulary_size: int) -> None:
+        """Train by `settings`; `seed` decides which items bring their own response."""
+        self.settings = settings
+        self.seed = seed
+        self.teacher_top_k: int | None = min(settings.top_k, vocabulary_size - 1)
+        self._targets: Targets | None = None
+
+    async def prepare(self, preparation: Preparation) -> None:
+        """Tokenise the reference responses where some are used."""
+        await check_top_k(preparation.teacher, self.teacher_top_k or 0, "objective.top_k")
+        if self.settings.on_policy_share < 1.0:
+            self._targets = Targets(preparation.items, self.settings.target, preparation.conditionings)
+
+    def response(self, step: int, item: Item) -> Response | None:
+        """The item's reference where its coin says so; the coin is thrown by seed, step and item."""
+        if self._targets is None or self._coin(step, item) < self.settings.on_policy_share:
+            return None
+        return self._targets[item.id]
+
+    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+        """The divergence, over the teacher's top-k tokens and one bucket for the rest."""
+        assert responses.teacher_top is not None
+        ours = policy_buckets(policy.logits, responses.teacher_top.token_ids)
+        divergence = generalised_jsd(responses.teacher_top.buckets(), ours, self.settings.beta)
+        divergence = torch.where(responses.mask, divergence, torch.zeros_like(divergence))
+        return LossTerms(mean_over_tokens(divergence, responses.mask, self.settings.aggregation, totals))
+
+    def _coin(self, step: int, item: Item) -> float:
+        digest = hashlib.sha256(f"{self.seed}/on-policy/{step}/{item.id}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64

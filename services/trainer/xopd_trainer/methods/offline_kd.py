@@ -1,0 +1,78 @@
+"""Offline KD: SFT on the text teacher's own responses, made once before the first step and kept with the run.
+
+    y^T ~ π_T(·|x_t)          by default greedy
+    L_m = - mean over items, mean over tokens, of log π_θ(y^T_t | x_m, y^T_<t)
+
+The responses come from the teacher service and lie in RUN/teacher_responses.jsonl; a resumed run goes on with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+
+import numpy as np
+
+from xopd.config.schema import ObjectiveSettings
+from xopd.data import Item
+from xopd.objective import Totals
+from xopd_trainer.batch import ResponseTensors
+from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.likelihood import negative_log_likelihood
+
+AT_ONCE = 256
+"""Responses that are asked for together, and then written down."""
+
+
+class OfflineKd:
+    """See `Method`."""
+
+    name = "offline_kd"
+    teacher_top_k: int | None = None
+
+    def __init__(self, settings: ObjectiveSettings, seed: int, max_new_tokens: int) -> None:
+        """Train by `settings`; a teacher's response has `max_new_tokens` tokens at most."""
+        self.settings = settings
+        self.seed = seed
+        self.max_new_tokens = max_new_tokens
+        self._responses: dict[str, list[int]] = {}
+
+    async def prepare(self, preparation: Preparation) -> None:
+        """Have the teacher answer the text of every item that is not answered yet."""
+        path = preparation.files.teacher_responses
+        if path.exists():
+            # A torn last line belongs to an item that is asked once more.
+            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            self._responses = {record["id"]: record["token_ids"] for record in records}
+            path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        missing = [item for item in preparation.items if item.id not in self._responses]
+        done = len(preparation.items) - len(missing)
+        for start in range(0, len(missing), AT_ONCE):
+            part = missing[start : start + AT_ONCE]
+            answers = await asyncio.gather(*(self._ask(preparation, item) for item in part))
+            with path.open("a", encoding="utf-8") as file:
+                for item, token_ids in zip(part, answers, strict=True):
+                    self._responses[item.id] = token_ids
+                    text = preparation.conditionings.text_of(token_ids)
+                    file.write(json.dumps({"id": item.id, "text": text, "token_ids": token_ids}) + "\n")
+            preparation.progress(done + start + len(part), len(preparation.items))
+
+    def response(self, step: int, item: Item) -> Response | None:
+        """The teacher's response."""
+        return np.asarray(self._responses[item.id], dtype=np.int64)
+
+    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+        """The negative log-likelihood."""
+        return LossTerms(negative_log_likelihood(policy, responses, self.settings.aggregation, totals))
+
+    async def _ask(self, preparation: Preparation, item: Item) -> list[int]:
+        generated = await preparation.teacher.generate(
+            preparation.conditionings.teacher(item),
+            max_new_tokens=self.max_new_tokens,
+            stop_token_ids=preparation.conditionings.family.stop_token_ids,
+            temperature=self.settings.teacher_temperature,
+            seed=int.from_bytes(hashlib.sha256(f"{self.seed}/{item.id}".encode()).digest()[:4], "big") >> 1,
+        )
+        token_ids: list[int] = generated.token_ids.tolist()
+        return token_ids

@@ -1,0 +1,41 @@
+"""SFT: likelihood of the items' own reference responses, given the speech and given the text.
+
+    L_m = - mean over items, mean over tokens, of log π_θ(y*_t | x_m, y*_<t)
+
+`objective.target` names the response y* of an item; whose style it has decides what is learnt.
+"""
+
+from __future__ import annotations
+
+from xopd.config.schema import ObjectiveSettings
+from xopd.data import Item
+from xopd.objective import Totals
+from xopd_trainer.batch import ResponseTensors
+from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.likelihood import negative_log_likelihood
+from xopd_trainer.methods.targets import Targets
+
+
+class Sft:
+    """See `Method`."""
+
+    name = "sft"
+    teacher_top_k: int | None = None
+
+    def __init__(self, settings: ObjectiveSettings) -> None:
+        """Train by `settings`."""
+        self.settings = settings
+        self._targets: Targets | None = None
+
+    async def prepare(self, preparation: Preparation) -> None:
+        """Tokenise the responses."""
+        self._targets = Targets(preparation.items, self.settings.target, preparation.conditionings)
+
+    def response(self, step: int, item: Item) -> Response | None:
+        """The item's reference response."""
+        assert self._targets is not None
+        return self._targets[item.id]
+
+    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+        """The negative log-likelihood."""
+        return LossTerms(negative_log_likelihood(policy, responses, self.settings.aggregation, totals))
