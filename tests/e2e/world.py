@@ -49,6 +49,8 @@ def make_world(folder: Path, **settings: dict[str, Any]) -> Path:
                 },
                 "question": "how loud" if kind == "retention" else "",
                 "answer": WORDS[i % 10],
+                "response": f"{WORDS[i // 3]} {WORDS[i % 10]} . answer {WORDS[i % 10]}",
+                "targets": {"foreign": f"answer {WORDS[i % 10]}"},
             }
         )
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))

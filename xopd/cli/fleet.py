@@ -39,18 +39,16 @@ def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
     shared: dict[str, str] = {}
     redis: tuple[ProcessSpec, ...] = ()
     if config.redis.url is None:
-        redis = (_redis(folder),)
-        shared[_variable("redis", "url")] = f"redis://{HOST}:{redis[0].argv[redis[0].argv.index('--port') + 1]}/0"
+        redis = (redis_spec(folder),)
+        shared |= redis_variable(redis[0])
     teachers: tuple[ProcessSpec, ...] = ()
     endpoints: dict[str, str] = {}
     if not config.teacher.endpoints:
-        port = config.teacher.port or free_port()
-        teacher_env = {_variable("teacher", "port"): str(port), **_threads(config.teacher.threads)}
-        teachers = (_service("teacher", "teacher-0", folder, {**shared, **teacher_env}),)
-        endpoints[_variable("teacher", "endpoints")] = json.dumps([f"{HOST}:{port}"])
-    pods = tuple(_pod(index, config, folder, shared) for index in range(config.rollout.pods))
-    trainer_env = {**shared, **endpoints, **_threads(config.trainer.threads)}
-    trainer = _service("trainer", "trainer", folder, trainer_env, *(["--resume"] if resume else []), restart=False)
+        teacher, endpoints = teacher_spec("teacher-0", config, folder, shared)
+        teachers = (teacher,)
+    pods = tuple(pod_spec(index, config, folder, shared) for index in range(config.rollout.pods))
+    trainer_env = {**shared, **endpoints, **threads_variable(config.trainer.threads)}
+    trainer = service_spec("trainer", "trainer", folder, trainer_env, *(["--resume"] if resume else []), restart=False)
     names = {
         "redis": [spec.name for spec in redis],
         "teacher": [spec.name for spec in teachers],
@@ -69,7 +67,8 @@ def child_environment() -> dict[str, str]:
     return {**inherited, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
-def _redis(folder: RunFolder) -> ProcessSpec:
+def redis_spec(folder: RunFolder) -> ProcessSpec:
+    """The embedded Redis of a run; its port is chosen here."""
     data = (folder.path / "redis").resolve()
     data.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -82,16 +81,38 @@ def _redis(folder: RunFolder) -> ProcessSpec:
     return ProcessSpec("redis", "redis", tuple(server_command(data, port)), folder.logs / "redis.log", probe=_answers)
 
 
-def _pod(index: int, config: Config, folder: RunFolder, shared: dict[str, str]) -> ProcessSpec:
+def redis_variable(redis: ProcessSpec) -> dict[str, str]:
+    """What tells a service where the embedded Redis is."""
+    port = redis.argv[redis.argv.index("--port") + 1]
+    return {variable("redis", "url"): f"redis://{HOST}:{port}/0"}
+
+
+def teacher_spec(
+    name: str, config: Config, folder: RunFolder, shared: dict[str, str]
+) -> tuple[ProcessSpec, dict[str, str]]:
+    """A teacher, and what tells a trainer where it is."""
+    port = config.teacher.port or free_port()
+    own = {variable("teacher", "port"): str(port), variable("teacher", "path"): config.teacher.path}
+    spec = service_spec("teacher", name, folder, {**shared, **own, **threads_variable(config.teacher.threads)})
+    return spec, {variable("teacher", "endpoints"): json.dumps([f"{HOST}:{port}"])}
+
+
+def pod_spec(index: int, config: Config, folder: RunFolder, shared: dict[str, str]) -> ProcessSpec:
+    """Rollout pod number `index`."""
     name = f"rollout-{index}"
     port = config.rollout.port + index if config.rollout.port else 0
-    own = {_variable("rollout", "pod_id"): name, _variable("rollout", "port"): str(port)}
-    return _service("rollout", name, folder, {**shared, **own, **_threads(config.rollout.threads)})
+    own = {variable("rollout", "pod_id"): name, variable("rollout", "port"): str(port)}
+    return service_spec("rollout", name, folder, {**shared, **own, **threads_variable(config.rollout.threads)})
 
 
-def _service(
+def service_spec(
     role: str, name: str, folder: RunFolder, env: dict[str, str], *arguments: str, restart: bool = True
 ) -> ProcessSpec:
+    """A service of `role` that reads the folder's configuration.
+
+    Raises:
+        UserError: if the service's package is not installed.
+    """
     package = PACKAGES[role]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.__main__") is None:
         raise UserError(f"the package {package} is not installed: pip install ./services/{role}.")
@@ -106,11 +127,13 @@ def _service(
     )
 
 
-def _threads(threads: int) -> dict[str, str]:
+def threads_variable(threads: int) -> dict[str, str]:
+    """What keeps a service's libraries at so many threads."""
     return {"OMP_NUM_THREADS": str(threads)} if threads else {}
 
 
-def _variable(section: str, name: str) -> str:
+def variable(section: str, name: str) -> str:
+    """The environment variable of a setting."""
     return f"{ENV_PREFIX}{section}__{name}".upper()
 
 

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from xopd.cli import check, config, data, report, status, up
+from xopd.cli import check, compare, config, data, report, status, up
 from xopd.cli.show import print_failure
 from xopd.errors import UserError
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("up", help=up.HELP)(up.up)
+app.command("compare", help=compare.HELP)(compare.compare)
 app.command("check", help=check.HELP)(check.check)
 app.command("report", help=report.HELP)(report.report)
 app.command("status", help=status.HELP)(status.status)

@@ -1,4 +1,4 @@
-"""Confidence intervals: of one accuracy, and of the difference between two runs over the same items."""
+"""Confidence intervals: of one accuracy, of a mean over items, and of a difference over the same items."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class PairedDifference:
 
 
 def paired_bootstrap(
-    before: Sequence[bool], after: Sequence[bool], seed: int = 0, resamples: int = 10_000
+    before: Sequence[float], after: Sequence[float], seed: int = 0, resamples: int = 10_000
 ) -> PairedDifference:
     """Paired bootstrap over items (B. Efron, 1979).
 
     Args:
-        before: right or wrong for each item, before.
+        before: right or wrong for each item, before; or the share of several runs that are right.
         after: the same items in the same order, after.
         seed: seed of the resampling.
         resamples: bootstrap samples.
@@ -69,11 +69,22 @@ def paired_bootstrap(
     if len(before) != len(after) or not before:
         raise ValueError(f"paired items are needed, not {len(before)} and {len(after)}")
     difference = np.asarray(after, dtype=np.float64) - np.asarray(before, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    n = len(difference)
-    # Only the counts of -1, 0 and +1 matter: resampling them is resampling the items.
-    shares = [float((difference == value).mean()) for value in (-1.0, 0.0, 1.0)]
-    counts = rng.multinomial(n, shares, size=resamples)
-    means = (counts[:, 2] - counts[:, 0]) / n
-    low, high = np.percentile(means, [2.5, 97.5])
-    return PairedDifference(float(difference.mean()), n, (float(low), float(high)))
+    return PairedDifference(
+        float(difference.mean()), len(difference), bootstrap_mean(difference.tolist(), seed, resamples)
+    )
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of the mean over items.
+
+    Raises:
+        ValueError: without items.
+    """
+    if not values:
+        raise ValueError("a bootstrap needs items")
+    n = len(values)
+    # Items take few different values, such as -1, 0 and +1: resampling their counts is resampling the items.
+    distinct, counts = np.unique(np.round(np.asarray(values, dtype=np.float64), 12), return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
+    low, high = np.percentile(drawn @ distinct / n, [2.5, 97.5])
+    return float(low), float(high)

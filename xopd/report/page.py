@@ -9,6 +9,7 @@ from typing import Any
 
 from xopd.cli.show import count, duration, percent
 from xopd.report import figures
+from xopd.report.drawing import own_ids
 from xopd.report.palette import STAGES
 from xopd.report.records import Difference, RunFiles, Score, Summary
 from xopd.report.scale import scale_svg
@@ -19,10 +20,15 @@ FIGURES: tuple[tuple[str, Callable[[RunFiles], str | None]], ...] = (
     ("Accuracy while training", figures.accuracy_curve),
     ("Distance to the teacher", figures.kl_curve),
     ("Advantage", figures.advantage_curve),
+    ("Distance between speech and text", figures.modality_gap_curve),
+    ("Agreement with the teacher: top tokens", figures.overlap_curve),
+    ("Agreement with the teacher: probability", figures.teacher_mass_curve),
     ("Loss", figures.loss_curve),
+    ("Likelihood of the targets", figures.nll_curve),
     ("Entropy of the policy", figures.entropy_curve),
     ("Response length", figures.length_curve),
     ("Truncated responses", figures.truncation_curve),
+    ("Repetition", figures.repetition_curve),
     ("Gradient norm", figures.gradient_curve),
     ("Time of a step", figures.seconds_curve),
     ("Throughput", figures.throughput_curve),
@@ -137,12 +143,17 @@ def _figures(run: RunFiles) -> str:
     if not drawn:
         return ""
     cells = "".join(
-        f"<figure><h3>{escape(title)}</h3>{_own_ids(svg, i)}</figure>" for i, (title, svg) in enumerate(drawn)
+        f"<figure><h3>{escape(title)}</h3>{own_ids(svg, f'f{i}')}</figure>" for i, (title, svg) in enumerate(drawn)
     )
     note = (
         "Speech is orange, text is blue: the form of the question that the responses were sampled from. Thin lines are"
         " single steps, thick ones a running mean over nine."
     )
+    if run.probes:
+        note += (
+            " Curves with marks are probes: responses to dev items at temperature 1, for what the steps themselves do"
+            " not measure."
+        )
     return f'<h2>How it went</h2><p class="note">{note}</p><div class="figures">{cells}</div>'
 
 
@@ -250,8 +261,3 @@ def _date(value: float | str | None) -> str:
     if isinstance(value, int | float):
         return f"{datetime.fromtimestamp(value, UTC):%d %B %Y, %H:%M} UTC"
     return escape(value or "")
-
-
-def _own_ids(svg: str, index: int) -> str:
-    """Ids of one drawing made different from those of the others on the page."""
-    return svg.replace('id="', f'id="f{index}-').replace('"#', f'"#f{index}-').replace("url(#", f"url(#f{index}-")

@@ -23,3 +23,17 @@ STAGES = {
     "wait": "#b9b9b9",
 }
 """The stages of a step and their colours, in the order they happen."""
+
+ENTRIES = (
+    ("#b5175e", "o"),
+    ("#0e8c8c", "s"),
+    ("#b7890a", "^"),
+    ("#6a4c93", "D"),
+    ("#8a5a44", "v"),
+    ("#5f7f1e", "P"),
+    ("#3b4a54", "X"),
+    ("#d4679a", "<"),
+    ("#4f8fd0", ">"),
+    ("#9a9a2b", "p"),
+)
+"""Colour and matplotlib mark of each entry of a comparison, the reference first; none is that of a modality."""

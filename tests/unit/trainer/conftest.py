@@ -23,6 +23,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="session")
+def other_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher that is not the student's language model."""
+    return make_teacher(tmp_path_factory.mktemp("other") / "teacher", seed=7)
+
+
+@pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """Three clips of noise, as (uri, sha256)."""
     folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)

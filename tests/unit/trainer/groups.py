@@ -1,6 +1,9 @@
-"""Groups of responses as the learner gets them, with invented scores."""
+"""Groups of responses as the learner gets them, with invented scores, and one table of the methods under test."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
@@ -8,10 +11,38 @@ from xopd_trainer.learner import Learner
 from xopd_trainer.methods import make_method
 
 from xopd.config import Config
+from xopd.config.schema import ObjectiveSettings
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
 from xopd.scoring import ScoredResponse
 from xopd.v1 import trajectory_pb2 as pb
+
+MODALITIES = (pb.MODALITY_TEXT, pb.MODALITY_SPEECH)
+ALL_TOKENS = 10**6
+"""A top-k that is cut to the vocabulary less one."""
+SUPERVISED: dict[str, Any] = {"sampled": False, "scores": False, "n": 1}
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "xopd": ({}, {}),
+    "xopd, limits": ({"advantage_clamp": 2.0, "ratio_truncation": (0.05, 3.0), "aggregation": "token_mean"}, {}),
+    "xopd, ratio mask": ({"ratio_mask": (0.05, 3.0)}, {}),
+    "xopd, top_k": ({"kl_estimator": "top_k", "top_k": 5}, {"top_k": 5}),
+    "xopd, full": ({"kl_estimator": "full", "aggregation": "token_mean"}, {"top_k": ALL_TOKENS}),
+    "gkd": ({"method": "gkd", "top_k": 5}, {"top_k": 5}),
+    "gkd, mixed": (
+        {"method": "gkd", "top_k": 5, "beta": 0.5, "on_policy_share": 0.5, "aggregation": "token_mean"},
+        {"top_k": 5, "mixed": True},
+    ),
+    "sft": ({"method": "sft"}, SUPERVISED),
+    "offline_kd": ({"method": "offline_kd", "aggregation": "token_mean"}, SUPERVISED),
+}
+"""By name: the objective's settings, and the options of the groups that such a run trains on."""
+
+
+def with_objective(config: Config, objective: dict[str, Any], **sections: dict[str, Any]) -> Config:
+    """`config` with this objective, checked, and with some settings of other sections changed."""
+    changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    return config.model_copy(update={"objective": ObjectiveSettings.model_validate(objective), **changed})
 
 
 def make_learner(config: Config, family: ModelFamily, features: FeatureCache) -> Learner:
@@ -40,20 +71,23 @@ def make_group(
     n: int = 3,
     top_k: int = 0,
     sampled: bool = True,
+    scores: bool = True,
 ) -> ScoredGroup:
-    """N random responses to a text question, or to `clip` (uri, sha256)."""
+    """N random responses to a text question, or to `clip` (uri, sha256); the second one cut at the length limit."""
     rng = np.random.default_rng(seed)
     text = family.render_text(f"question {seed}")
     prompt = family.render_speech("") if modality == pb.MODALITY_SPEECH else text
+    k = min(top_k, family.vocabulary.size - 1)
     rows = []
     for index in range(n):
         length = int(rng.integers(1, 7))
+        behaviour, teacher = (-rng.exponential(3.0, length).astype(np.float32) for _ in range(2))
         rows.append(
             ScoredTrajectory(
                 token_ids=rng.integers(0, 200, length),
-                behaviour_logprobs=-rng.exponential(3.0, length).astype(np.float32) if sampled else None,
-                teacher=scored(-rng.exponential(3.0, length).astype(np.float32), top_k, 100 * seed + index),
-                truncated=False,
+                behaviour_logprobs=behaviour if sampled else None,
+                teacher=scored(teacher, k, 100 * seed + index, family.vocabulary.size) if scores else None,
+                truncated=index == 1,
                 policy_lag=0,
             )
         )
@@ -61,7 +95,14 @@ def make_group(
     return ScoredGroup(f"g{seed}-{modality}", modality, tuple(prompt), tuple(text), audio, tuple(rows))
 
 
-def batch(family: ModelFamily, clips: list[tuple[str, str]], **options: int | bool) -> list[ScoredGroup]:
-    """Three items in both modalities."""
-    modalities = (pb.MODALITY_TEXT, pb.MODALITY_SPEECH)
-    return [make_group(family, m, clips[i], 10 + i, **options) for i in range(3) for m in modalities]
+def batch(
+    family: ModelFamily, clips: list[tuple[str, str]], mixed: bool = False, **options: int | bool
+) -> list[ScoredGroup]:
+    """Three items in both modalities; `mixed`: the second item brings its response along."""
+    by_item = [{**options, **({"sampled": False, "n": 1} if mixed and i == 1 else {})} for i in range(3)]
+    return [make_group(family, m, clips[i], 10 + i, **by_item[i]) for i in range(3) for m in MODALITIES]
+
+
+def backwards(groups: list[ScoredGroup]) -> list[ScoredGroup]:
+    """The same groups and responses in the opposite order."""
+    return [replace(group, trajectories=group.trajectories[::-1]) for group in groups[::-1]]

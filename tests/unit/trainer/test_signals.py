@@ -1,0 +1,174 @@
+"""The logged signals against plain computations, and that measuring changes nothing."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from xopd_trainer.optimiser import optimiser_tensors
+from xopd_trainer.signals import repetition
+
+from tests.unit.trainer.groups import CASES, MODALITIES, batch, make_group, make_learner, with_objective
+from tests.unit.trainer.naive import PlainStudent
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import MODALITY_NAMES
+
+OVERLAP = 3
+
+
+def setting(config, objective, **trainer):
+    return with_objective(config, objective, trainer={"overlap_top_k": OVERLAP, **trainer})
+
+
+@torch.no_grad()
+def naive_signals(student, groups):
+    """The summary of sampled, scored groups of one modality, token by token; limits and gap left out."""
+    tokens = []
+    for group in groups:
+        for row in group.trajectories:
+            logprobs = torch.log_softmax(student.logits(group, row), -1).double().numpy()
+            for t, y in enumerate(row.token_ids):
+                ours, theirs = logprobs[t], float(row.teacher.logprobs[t])
+                best = set(np.argsort(-ours)[:OVERLAP].tolist()) & set(row.teacher.top_token_ids[t, :OVERLAP].tolist())
+                tokens.append(
+                    (
+                        theirs - ours[y],
+                        np.exp(ours[y] - float(row.behaviour_logprobs[t])),
+                        -(np.exp(ours) * ours).sum(),
+                        np.exp(theirs),
+                        len(best) / OVERLAP,
+                    )
+                )
+    advantage, ratio, entropy, mass, overlap = np.array(tokens).T
+    rows = [row for group in groups for row in group.trajectories]
+    return {
+        "advantage": {
+            "mean": advantage.mean(),
+            "std": advantage.std(),
+            **{f"p{q}": np.percentile(advantage, q) for q in (5, 50, 95)},
+        },
+        "kl": -advantage.mean(),
+        "ratio": {"mean": ratio.mean(), "max": ratio.max()},
+        "entropy": entropy.mean(),
+        "teacher_mass": mass.mean(),
+        "top_k_overlap": overlap.mean(),
+        "length": np.mean([len(row.token_ids) for row in rows]),
+        "truncated": np.mean([row.truncated for row in rows]),
+        "repetition": np.mean([repetition(row.token_ids) for row in rows]),
+        "tokens": len(tokens),
+    }
+
+
+@torch.no_grad()
+def naive_gap(student, groups):
+    """KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) of the same tokens, mean over tokens."""
+    values = []
+    for group in groups:
+        for row in group.trajectories:
+            speech, text = (torch.log_softmax(student.logits(group, row, given).double(), -1) for given in (0, 1))
+            values += (speech.exp() * (speech - text)).sum(-1).tolist()
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("size", [1, 16])
+def test_a_summary_is_what_plain_transformers_gives(config, family, features, clips, checkpoints, size):
+    groups = batch(family, clips, top_k=60)
+    student = PlainStudent(checkpoints[0], family)
+    learner = make_learner(setting(config, {"advantage_clamp": 2.0}, micro_batch_groups=size), family, features)
+    measured = learner.measure(groups)
+    stepped = learner.step(1, groups).signals
+    for modality in MODALITIES:
+        name = MODALITY_NAMES[modality]
+        expected = naive_signals(student, [g for g in groups if g.modality == modality])
+        assert expected["top_k_overlap"] > 0
+        advantages = stepped[name].advantage_values()
+        shares = {"measure": 0.0, "step": float((np.abs(advantages) > 2.0).mean())}
+        for source, signals in (("measure", measured), ("step", stepped)):
+            found = signals[name].summary()
+            found.pop("modality_gap")
+            assert found.pop("nll") is None
+            assert found["ratio"].pop("clipped_share") == pytest.approx(shares[source])
+            for nested in ("advantage", "ratio"):
+                assert found.pop(nested) == pytest.approx(expected[nested], rel=1e-4, abs=1e-5)
+            rest = {key: value for key, value in expected.items() if key not in ("advantage", "ratio")}
+            assert found == pytest.approx(rest, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("compared", "size"), [(1, 16), (2, 16), (2, 1), (9, 2)])
+def test_the_modality_gap_is_the_kl_between_the_two_conditionings(
+    config, family, features, clips, checkpoints, compared, size
+):
+    groups = batch(family, clips)
+    learner = make_learner(setting(config, {}, gap_groups=compared, micro_batch_groups=size), family, features)
+    signals = learner.measure(groups)
+    spoken = sorted((g for g in groups if g.modality == pb.MODALITY_SPEECH), key=lambda g: g.group_id)
+    expected = naive_gap(PlainStudent(checkpoints[0], family), spoken[:compared])
+    assert expected > 0.01
+    assert signals["speech"].summary()["modality_gap"] == pytest.approx(expected, rel=1e-4)
+    assert signals["text"].summary()["modality_gap"] is None
+
+
+def test_the_modality_gap_is_zero_where_the_prompts_are_one(config, family, features):
+    spoken = make_group(family, pb.MODALITY_SPEECH, None, 1)
+    spoken = replace(spoken, prompt_token_ids=spoken.text_prompt_token_ids)
+    learner = make_learner(config, family, features)
+    assert learner.measure([spoken])["speech"].summary()["modality_gap"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_neither_gap_nor_overlap_where_they_are_left_out(config, family, features, clips):
+    learner = make_learner(setting(config, {}, gap_groups=0, overlap_top_k=0), family, features)
+    summary = learner.measure(batch(family, clips, top_k=5))["speech"].summary()
+    assert summary["modality_gap"] is None
+    assert summary["top_k_overlap"] is None
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_a_method_does_not_have_is_null_and_all_is_json(config, family, features, clips, case):
+    objective, options = CASES[case]
+    learner = make_learner(setting(config, objective), family, features)
+    brought, top_k = not options.get("sampled", True), options.get("top_k", 0) > 0
+    for name, collector in learner.step(1, batch(family, clips, **options)).signals.items():
+        summary = collector.summary()
+        assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+        for key in ("advantage", "kl", "ratio", "teacher_mass"):
+            assert (summary[key] is None) == brought, key
+        assert (summary["nll"] is not None) == (brought or "mixed" in options)
+        assert (summary["top_k_overlap"] is not None) == top_k
+        assert (summary["modality_gap"] is not None) == (name == "speech")
+        assert summary["entropy"] > 0
+
+
+def test_measuring_leaves_weights_optimiser_and_gradients_alone(config, family, features, clips):
+    learner = make_learner(config, family, features)
+    groups = batch(family, clips, top_k=5)
+    learner.step(1, groups)
+
+    def state():
+        gradients = {f"grad/{name}": p.grad.clone() for name, p in learner.trained.items()}
+        return {**learner.trained_state(), **optimiser_tensors(learner.optimiser, learner.trained), **gradients}
+
+    before = state()
+    learner.measure(groups)
+    after = state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.requires_grad for p in learner.trained.values())
+    learner.step(2, groups)
+
+
+@pytest.mark.parametrize(
+    ("ids", "share"),
+    [
+        ([], 0.0),
+        ([5, 5, 5], 0.0),
+        ([1, 2, 3, 4], 0.0),
+        ([7, 7, 7, 7, 7], 0.5),
+        ([7] * 13, 0.9),
+        ([1, 2, 3, 4, 1, 2, 3, 4], 0.2),
+        ([1, 2, 3, 9, 1, 2, 3, 8], 0.0),
+        ([1, 2, 1, 2, 1, 2, 1], 0.5),
+    ],
+)
+def test_repetition_is_the_share_of_four_grams_seen_before(ids, share):
+    assert repetition(np.array(ids, dtype=np.int64)) == pytest.approx(share)

@@ -1,0 +1,1 @@
+"""`xopd compare`: a matrix of training methods and seeds on equal data and budget, run on one machine."""

@@ -1,0 +1,279 @@
+"""The file of a comparison: which methods, which seeds, what they share, and the runs that follow from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from xopd.config import Config, load_config
+from xopd.config.load import known_fields
+from xopd.errors import UserError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Settings = dict[str, Any]
+SHARED = ("run.", "data.", "student.", "sampling.", "evals.", "rollout.", "redis.", "weights.", "trainer.")
+"""Settings that an entry may not have for itself: data, base checkpoint and budget are the same for all."""
+RATE = "optimiser.learning_rate"
+
+
+class Part(BaseModel):
+    """A part of the file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Entry(Part):
+    """One row of the tables: a method with its settings."""
+
+    name: Name
+    label: str
+    """What stands in tables and figures."""
+    group: Literal["methods", "ablation"] = "methods"
+    """Which table it belongs to."""
+    kind: str = ""
+    """What sets it apart among its method's entries, such as the style of its targets."""
+    note: str = ""
+    rate_of: Name | None = None
+    """Takes the learning rate of that entry in place of a search of its own."""
+    set_: Settings = Field(default_factory=dict, alias="set")
+
+
+class Search(Part):
+    """How learning rates are chosen: the same candidates, seed and criterion for every entry."""
+
+    learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    seed: int
+    results: str
+    """JSON file of what was found, relative to this file."""
+    set_: Settings = Field(default_factory=dict, alias="set")
+
+
+class Quick(Part):
+    """The short form: fewer entries, seeds and steps."""
+
+    entries: list[Name]
+    seeds: Annotated[list[int], Field(min_length=1)]
+    set_: Settings = Field(default_factory=dict, alias="set")
+
+
+class ComparisonFile(Part):
+    """The whole file."""
+
+    name: Name
+    directory: str = "runs"
+    run: str
+    """Configuration of the run that all share, relative to this file."""
+    set_: Settings = Field(default_factory=dict, alias="set")
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    jobs: Annotated[int, Field(ge=1)] = 1
+    """Runs under way at the same time, each with rollout pods of its own."""
+    reference: Name
+    """The entry that the report speaks about first."""
+    entries: Annotated[list[Entry], Field(min_length=1)]
+    search: Search | None = None
+    quick: Quick | None = None
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> ComparisonFile:
+        names = [entry.name for entry in self.entries]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"entry {name} stands twice")
+        mentioned = {"reference": [self.reference], "rate_of": [e.rate_of for e in self.entries if e.rate_of]}
+        mentioned["quick.entries"] = list(self.quick.entries) if self.quick else []
+        for where, wanted in mentioned.items():
+            for name in wanted:
+                if name not in names:
+                    raise ValueError(f"{where} names {name}, and there is no such entry among {', '.join(names)}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed stands twice in seeds")
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: an entry with a seed, its configuration resolved."""
+
+    entry: Entry
+    seed: int
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.entry.name} seed {self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies."""
+        return Path(self.config.run.directory) / self.config.run.name
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A comparison as it will be run."""
+
+    file: ComparisonFile
+    path: Path
+    folder: Path
+    quick: bool
+    shared: Config
+    """What all runs share; the services read this one."""
+    cells: tuple[Cell, ...]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries that have cells, in order."""
+        return list({cell.entry.name: cell.entry for cell in self.cells}.values())
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the cells, in order."""
+        return list(dict.fromkeys(cell.seed for cell in self.cells))
+
+
+def read_comparison_file(path: Path) -> ComparisonFile:
+    """Read the YAML.
+
+    Raises:
+        UserError: naming the file and the field of the first mistake.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the path of a comparison's YAML file.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: is not valid YAML ({str(error).splitlines()[0]}); correct it.") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must hold `name`, `run`, `seeds` and `entries`; it holds none of them.")
+    try:
+        return ComparisonFile.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {f'`{where}`: ' if where else ''}{message}; correct it.") from None
+
+
+def plan_matrix(
+    file: ComparisonFile, path: Path, overrides: Sequence[str] = (), quick: bool = False, directory: str | None = None
+) -> Matrix:
+    """The runs of a comparison, seeds outermost: stopped early, it holds every method for some seeds.
+
+    Args:
+        file: what `path` holds.
+        path: the comparison's file.
+        overrides: `a.b=value` for all runs; the last word.
+        quick: take the short form.
+        directory: in place of the file's own.
+
+    Raises:
+        UserError: for a setting that does not exist or must be shared, or a learning rate that was not searched.
+    """
+    if quick and file.quick is None:
+        raise UserError(f"{path}: has no `quick` section; leave --quick out, or write one.")
+    short = file.quick if quick else None
+    wanted = set(short.entries) if short else {entry.name for entry in file.entries}
+    rates = found_rates(file, path)
+    common: Settings = {**file.set_, **(short.set_ if short else {})}
+    folder = Path(directory or file.directory) / (f"{file.name}-quick" if quick else file.name)
+    cells = [
+        _cell(file, path, folder, entry, seed, {**common, **_rate(entry, rates)}, overrides)
+        for seed in (short.seeds if short else file.seeds)
+        for entry in file.entries
+        if entry.name in wanted
+    ]
+    return Matrix(file, path, folder, quick, _shared(file, path, folder, common, overrides), tuple(cells))
+
+
+def plan_search(
+    file: ComparisonFile, path: Path, overrides: Sequence[str] = (), directory: str | None = None
+) -> Matrix:
+    """The runs of the search for learning rates: every entry that has one, times every candidate.
+
+    Raises:
+        UserError: as `plan_matrix`, or if the file has no `search` section.
+    """
+    if file.search is None:
+        raise UserError(f"{path}: has no `search` section; leave --search out, or write one.")
+    search, folder = file.search, Path(directory or file.directory) / f"{file.name}-search"
+    common: Settings = {**file.set_, **search.set_}
+    cells = []
+    for entry in file.entries:
+        for rate in search.learning_rates if entry.rate_of is None else []:
+            trial = entry.model_copy(update={"name": f"{entry.name}-{rate:g}"})
+            cells.append(_cell(file, path, folder, trial, search.seed, {**common, RATE: rate}, overrides))
+    return Matrix(file, path, folder, False, _shared(file, path, folder, common, overrides), tuple(cells))
+
+
+def found_rates(file: ComparisonFile, path: Path) -> Mapping[str, float]:
+    """Learning rate by entry, as the search chose it; empty for a file without a search.
+
+    Raises:
+        UserError: if there is a search, and no results of it.
+    """
+    if file.search is None:
+        return {}
+    results = path.parent / file.search.results
+    try:
+        trials = json.loads(results.read_text(encoding="utf-8"))["trials"]
+        return {trial["entry"]: float(trial["learning_rate"]) for trial in trials if trial["chosen"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: search.results {results} cannot be read ({error}); run `xopd compare {path} --search` first."
+        ) from None
+
+
+def _rate(entry: Entry, rates: Mapping[str, float]) -> Settings:
+    source = entry.rate_of or entry.name
+    if RATE in entry.set_ or not rates:
+        return {}
+    if source not in rates:
+        raise UserError(f"entry {entry.name}: the search's results hold no learning rate for {source}; search again.")
+    return {RATE: rates[source]}
+
+
+def _cell(
+    file: ComparisonFile,
+    path: Path,
+    folder: Path,
+    entry: Entry,
+    seed: int,
+    common: Settings,
+    overrides: Sequence[str],
+) -> Cell:
+    for name in entry.set_:
+        if name.startswith(SHARED):
+            raise UserError(
+                f"{path}: entry {entry.name}: {name} is shared by all entries, so that they have equal data and"
+                " budget; set it for the whole comparison."
+            )
+    own: Settings = {"run.directory": str(folder / "cells" / entry.name), "run.name": f"seed-{seed}", "run.seed": seed}
+    where = f"{path}: entry {entry.name}"
+    return Cell(entry, seed, _load(file, path, where, {**common, **entry.set_}, overrides, own))
+
+
+def _shared(file: ComparisonFile, path: Path, folder: Path, common: Settings, overrides: Sequence[str]) -> Config:
+    own: Settings = {"run.directory": str(folder.parent), "run.name": folder.name}
+    return _load(file, path, str(path), common, overrides, own)
+
+
+def _load(
+    file: ComparisonFile, path: Path, where: str, settings: Settings, overrides: Sequence[str], own: Settings
+) -> Config:
+    known = {".".join(field) for field in known_fields()}
+    for name in settings:
+        if name not in known:
+            raise UserError(f"{where}: `{name}` is not a setting; see docs/CONFIG.md.")
+    as_text = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    last = [f"{name}={json.dumps(value)}" for name, value in own.items()]
+    try:
+        return load_config(path.parent / file.run, [*as_text, *overrides, *last])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None

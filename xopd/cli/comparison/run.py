@@ -1,0 +1,146 @@
+"""One call of `xopd compare`, from the first process to the printed tables."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import typer
+from rich.console import Console
+
+from xopd.cli.comparison.cells import MANIFEST, Progress, write_manifest
+from xopd.cli.comparison.matrix import Matrix
+from xopd.cli.comparison.search import choose_rates, read_search
+from xopd.cli.comparison.session import ComparisonSession
+from xopd.cli.comparison.view import make_view
+from xopd.cli.show import duration
+from xopd.errors import UserError
+from xopd.report.palette import QUIET
+
+
+def command_line(
+    config: str, overrides: Sequence[str], quick: bool, search: bool, directory: str | None, jobs: int | None
+) -> str:
+    """The command that does the same again."""
+    parts = ["xopd", "compare", shlex.quote(config)]
+    parts += [part for override in overrides for part in ("--set", shlex.quote(override))]
+    parts += [name for name, given in (("--quick", quick), ("--search", search)) if given]
+    parts += ["--directory", shlex.quote(directory)] if directory else []
+    parts += ["--jobs", str(jobs)] if jobs else []
+    return " ".join(parts)
+
+
+async def run_cells(
+    console: Console, matrix: Matrix, cells: list[Progress], plain: bool, start_timeout_s: float, command: str
+) -> None:
+    """Run what is waiting; returns when all have ended.
+
+    Raises:
+        UserError: if a service cannot be had, or a run failed.
+        typer.Exit: if a signal stopped it.
+    """
+    if all(cell.state == "finished" for cell in cells):
+        return
+    view = make_view(console, matrix.folder.name, cells, matrix.file.jobs, plain)
+    stop, caught = asyncio.Event(), [0]
+    session = ComparisonSession(matrix, cells, view.event, start_timeout_s, stop)
+
+    def _caught(signum: int) -> None:
+        if stop.is_set():
+            view.event("killing what is left")
+            session.supervisor.kill_all()
+        else:
+            caught[0] = signum
+            stop.set()
+            view.event("stopping: the trainers write checkpoints first; once more Ctrl-C kills everything")
+
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(signum, _caught, int(signum))
+    showing, began = asyncio.create_task(view.show()), time.monotonic()
+    try:
+        await session.run()
+    finally:
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await showing
+        _add_wall_time(matrix, time.monotonic() - began)
+    problem = _problem_of(cells)
+    if stop.is_set():
+        done = sum(cell.state == "finished" for cell in cells)
+        console.print(f"Stopped with {done} of {len(cells)} runs finished. Continue with: [bold]{command}[/bold]")
+        raise typer.Exit(128 + caught[0])
+    if problem is not None:
+        raise problem
+
+
+def finish_comparison(console: Console, matrix: Matrix, cells: list[Progress], command: str) -> None:
+    """Write tables and report, and print the tables."""
+    from xopd.report.comparison.build import build_comparison
+    from xopd.report.comparison.formats import rich_table
+
+    wall_s = _wall_time(matrix)
+    search = read_search(matrix.file, matrix.path)
+    write_manifest(matrix, {"search": search, "machine": _machine(), "wall_s": wall_s, "command": command})
+    built = build_comparison(matrix.folder)
+    for table in built.tables:
+        console.print()
+        console.print(rich_table(table))
+    console.print()
+    console.print(built.verdict)
+    console.print()
+    console.print(f"{len(cells)} runs in {duration(wall_s)}")
+    console.print(f"  tables   {matrix.folder}/tables.md", style=QUIET, soft_wrap=True)
+    console.print(f"  report   {built.report}", style=QUIET, soft_wrap=True)
+
+
+def finish_search(console: Console, matrix: Matrix, cells: list[Progress], command: str) -> None:
+    """Write what was chosen, and print it."""
+    from rich.table import Table
+
+    path = choose_rates(matrix, cells, command)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("entry", "learning rate", "speech", "text", "retention", ""):
+        table.add_column(heading, justify="right" if heading not in ("entry", "") else "left")
+    for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]:
+        scores = [f"{100 * trial['dev'][part]:.1f} %" for part in ("speech", "text", "retention")]
+        table.add_row(trial["entry"], f"{trial['learning_rate']:g}", *scores, "chosen" if trial["chosen"] else "")
+    console.print(table)
+    console.print(f"  results  {path}", style=QUIET, soft_wrap=True)
+
+
+def _problem_of(cells: Sequence[Progress]) -> UserError | None:
+    failed = [cell for cell in cells if cell.state == "failed"]
+    if not failed:
+        return None
+    more = f" ({len(failed) - 1} more failed)" if len(failed) > 1 else ""
+    return UserError(f"{failed[0].cell.name} failed: {failed[0].problem.rstrip('.')}{more}.")
+
+
+def _wall_time(matrix: Matrix) -> float:
+    try:
+        return float(json.loads((matrix.folder / MANIFEST).read_text(encoding="utf-8"))["wall_s"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def _add_wall_time(matrix: Matrix, seconds: float) -> None:
+    # Kept over several lives, so that the report's figure is that of the whole comparison.
+    write_manifest(matrix, {"wall_s": _wall_time(matrix) + seconds})
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "platform": platform.platform(),
+    }

@@ -1,0 +1,190 @@
+"""The processes of a comparison: services that stay up, and one trainer after the other in each lane.
+
+A lane has its own rollout pods and its own part of Redis, so lanes do not disturb each other; teachers serve all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from xopd.cli.comparison.cells import Progress, begin, tidy
+from xopd.cli.comparison.matrix import Matrix
+from xopd.cli.fleet import (
+    child_environment,
+    pod_spec,
+    redis_spec,
+    redis_variable,
+    service_spec,
+    teacher_spec,
+    threads_variable,
+    variable,
+)
+from xopd.cli.rundir import RunFolder
+from xopd.cli.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S
+from xopd.errors import UserError
+from xopd.service.supervisor import Supervisor
+
+TICK_S = 0.2
+ASK_EVERY_S = 1.0
+"""Seconds between two looks at a trainer's status."""
+
+
+class ComparisonSession:
+    """Runs the unfinished runs of a comparison."""
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        cells: list[Progress],
+        on_event: Callable[[str], None],
+        start_timeout_s: float,
+        stop: asyncio.Event,
+    ) -> None:
+        """Start nothing yet; `on_event` is told a sentence whenever something happens, `stop` ends everything."""
+        self.matrix = matrix
+        self.cells = cells
+        self.on_event = on_event
+        self.start_timeout_s = start_timeout_s
+        self.stop = stop
+        self.folder = RunFolder(matrix.folder)
+        self.supervisor = Supervisor(child_environment(), on_event, self.folder.processes / "pids.json")
+        self.endpoints: dict[str, dict[str, str]] = {}
+        """By teacher path: what tells a trainer where that teacher is."""
+        self.lanes = min(matrix.file.jobs, max(1, sum(cell.state == "waiting" for cell in cells)))
+        self._redis: dict[str, str] = {}
+        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False)
+
+    async def run(self) -> None:
+        """Run until every run has ended or `stop` is set; then end all processes.
+
+        Raises:
+            UserError: if a service cannot be had.
+        """
+        try:
+            await self._unless_stopped(self._bring_up())
+            if not self.stop.is_set():
+                await self._unless_stopped(self._run_lanes())
+        finally:
+            await self._end()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        doing = asyncio.create_task(work)
+        stopping = asyncio.create_task(self.stop.wait())
+        await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not doing.done():
+            doing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await doing
+
+    async def _bring_up(self) -> None:
+        shared = self.matrix.shared
+        if shared.redis.url is None:
+            redis = redis_spec(self.folder)
+            self.supervisor.start(redis)
+            await self.supervisor.until_ready([([redis.name], 1)], 30.0)
+            self._redis = redis_variable(redis)
+        needs: list[tuple[list[str], int]] = []
+        for cell in self.cells:
+            config = cell.cell.config
+            if cell.state == "finished" or config.teacher.path in self.endpoints:
+                continue
+            self.endpoints[config.teacher.path] = {}
+            if not config.teacher.endpoints:
+                name = f"teacher-{len(self.endpoints) - 1}"
+                spec, self.endpoints[config.teacher.path] = teacher_spec(name, config, self.folder, self._redis)
+                self.supervisor.start(spec)
+                needs.append(([spec.name], 1))
+        for lane in range(self.lanes):
+            pods = [
+                pod_spec(lane * shared.rollout.pods + index, shared, self.folder, self._lane_variables(lane))
+                for index in range(shared.rollout.pods)
+            ]
+            for pod in pods:
+                self.supervisor.start(pod)
+            needs.append(([pod.name for pod in pods], 1))
+        await self.supervisor.until_ready(needs, self.start_timeout_s)
+
+    def _lane_variables(self, lane: int) -> dict[str, str]:
+        return {**self._redis, variable("redis", "prefix"): f"{self.matrix.shared.redis.prefix}-{lane}"}
+
+    async def _run_lanes(self) -> None:
+        waiting = [cell for cell in self.cells if cell.state == "waiting"]
+        try:
+            async with asyncio.TaskGroup() as group:
+                looking = group.create_task(self._look_after())
+                lanes = [group.create_task(self._lane(lane, waiting)) for lane in range(self.lanes)]
+                await asyncio.wait(lanes)
+                looking.cancel()
+        except* UserError as failures:
+            raise failures.exceptions[0] from None
+
+    async def _look_after(self) -> None:
+        while True:
+            await self.supervisor.tick()
+            for role in ("redis", "teacher", "rollout"):
+                for managed in self.supervisor.of_role(role):
+                    if managed.state == "failed":
+                        raise self.supervisor.failure(managed)
+            await asyncio.sleep(TICK_S)
+
+    async def _lane(self, lane: int, waiting: list[Progress]) -> None:
+        while waiting:
+            await self._run_cell(lane, waiting.pop(0))
+
+    async def _run_cell(self, lane: int, progress: Progress) -> None:
+        resume = begin(progress, self.cells)
+        config = progress.cell.config
+        env = {
+            **self._lane_variables(lane),
+            **self.endpoints[config.teacher.path],
+            **threads_variable(config.trainer.threads),
+        }
+        resuming = ["--resume"] if resume else []
+        trainer = service_spec("trainer", "trainer", progress.folder, env, *resuming, restart=False)
+        progress.state, began = "running", time.monotonic()
+        self.on_event(f"{progress.cell.name}: {'goes on' if resume else 'begins'}")
+        managed = self.supervisor.start(replace(trainer, name=f"trainer-{lane}"))
+        while managed.state != "ended":
+            await self._ask(progress, managed.addresses.get("http"))
+            await asyncio.sleep(ASK_EVERY_S)
+        if managed.exit_status == 0 and progress.folder.summary.exists():
+            progress.state, progress.step = "finished", config.run.steps
+            progress.seconds = time.monotonic() - began
+            tidy(progress)
+            self.on_event(f"{progress.cell.name}: finished in {progress.seconds:.0f} s")
+        else:
+            progress.state, progress.problem = "failed", str(self.supervisor.failure(managed))
+            self.on_event(f"{progress.cell.name}: {progress.problem}")
+
+    async def _ask(self, progress: Progress, address: str | None) -> None:
+        if address is None:
+            return
+        try:
+            answer = await self._http.get(f"http://{address}/status")
+            if answer.status_code == 200:
+                progress.status = answer.json()
+                progress.step = int(progress.status.get("step", 0))
+                progress.phase = str(progress.status.get("phase", ""))
+        except (httpx.HTTPError, ValueError):
+            return
+
+    async def _end(self) -> None:
+        supervisor = self.supervisor
+        trainers = [managed.spec.name for managed in supervisor.of_role("trainer")]
+        await supervisor.stop(trainers, TRAINER_GRACE_S)
+        pods = [managed.spec.name for role in ("rollout", "teacher") for managed in supervisor.of_role(role)]
+        await supervisor.stop(pods, POD_GRACE_S)
+        await supervisor.stop([managed.spec.name for managed in supervisor.of_role("redis")], REDIS_GRACE_S)
+        await supervisor.aclose()
+        await self._http.aclose()
+        for progress in self.cells:
+            if progress.state == "running":
+                progress.state = "waiting"
