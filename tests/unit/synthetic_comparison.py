@@ -90,6 +90,8 @@ def write_comparison(
         "batch_prompts": 16,
         "seeds": list(seeds),
         "reference": "xopd",
+        "about": "a model of a few million parameters",
+        "limits": "It cannot show how large the effect is elsewhere.",
         "entries": entries,
         "search": {"about": "Four candidates each, one run each with seed 100, on the dev split.", "trials": _trials()},
         "machine": {"cpus": 2, "memory_gb": 24.0, "platform": "Linux-6.1-x86_64"},

@@ -13,9 +13,8 @@ from rich.console import Console
 from tests.unit.synthetic_comparison import ENTRIES, write_comparison
 from tests.unit.test_report import Links
 from xopd.report.comparison.build import build_comparison
-from xopd.report.comparison.formats import csv_text, escape_latex, latex, markdown, shown
+from xopd.report.comparison.formats import csv_text, escape_latex, latex, markdown, rich_table, shown
 from xopd.report.comparison.structure import Column, Interval, Number, Row, Table
-from xopd.report.comparison.tables import rich_table
 
 
 @pytest.fixture(scope="module")

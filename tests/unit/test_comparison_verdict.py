@@ -80,7 +80,7 @@ def test_one_seed_is_a_smoke_test(tmp_path):
     assert text.startswith("This is a smoke test, since it holds 1 seed: ")
     assert "(one seed)" in text
     assert "the spread over seeds is unknown" in text
-    assert "rests on 1 seed and" in text
+    assert "rests on 1 seed and on" in text
 
 
 def test_the_short_form_is_a_smoke_test_with_any_seeds(tmp_path):
@@ -96,7 +96,7 @@ def test_a_gap_that_widens_is_not_called_closed(tmp_path):
 
 def test_limits_are_always_said(usual):
     _, text = usual
-    assert "rests on 3 seeds and a model of a few million parameters" in text
+    assert "rests on 3 seeds and on a model of a few million parameters. It cannot show how large the effect is" in text
     assert "bounded at about 98.3 %" in text
 
 

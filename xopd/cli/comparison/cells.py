@@ -106,6 +106,8 @@ def write_manifest(matrix: Matrix, about: dict[str, Any]) -> Path:
         "batch_prompts": matrix.shared.trainer.batch_prompts,
         "seeds": matrix.seeds,
         "reference": matrix.file.reference,
+        "about": matrix.file.about,
+        "limits": matrix.file.limits,
         "entries": [
             {
                 **entry.model_dump(include={"name", "label", "group", "kind", "note"}),

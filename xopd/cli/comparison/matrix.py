@@ -75,6 +75,10 @@ class ComparisonFile(Part):
     """Runs under way at the same time, each with rollout pods of its own."""
     reference: Name
     """The entry that the report speaks about first."""
+    about: str = "one student on one dataset"
+    """What is trained, and on what, as the report calls it."""
+    limits: str = ""
+    """A sentence on what the figures cannot show, for the report."""
     entries: Annotated[list[Entry], Field(min_length=1)]
     search: Search | None = None
     quick: Quick | None = None

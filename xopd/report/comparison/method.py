@@ -21,7 +21,7 @@ def how_it_was_made(comparison: Comparison, looks: dict[str, Look]) -> str:
         "budget of each": f"{count(manifest.steps)} optimiser steps of {count(manifest.batch_prompts)} items",
         "seeds": ", ".join(map(str, manifest.seeds)) or "–",
         "trainings": f"{done} of {planned} finished",
-        "the student": manifest.student,
+        "trained": manifest.about,
     }
     if manifest.wall_s is not None:
         facts["time"] = f"{duration(manifest.wall_s)} in all"

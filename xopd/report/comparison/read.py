@@ -75,8 +75,10 @@ class Manifest(Record):
     machine: dict[str, Any] = Field(default_factory=dict)
     wall_s: float | None = None
     command: str = ""
-    student: str = "a model of a few million parameters in a world of synthetic questions"
-    """What was trained, and in which world, as the text calls it."""
+    about: str = "one student on one dataset"
+    """What was trained, and on what, as the text calls it."""
+    limits: str = ""
+    """A sentence on what the figures cannot show."""
 
 
 @dataclass(frozen=True)

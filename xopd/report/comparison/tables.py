@@ -6,13 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from xopd.report.comparison import paper
-from xopd.report.comparison.formats import rich_table
 from xopd.report.comparison.read import Comparison, Entry, Part
 from xopd.report.comparison.statistics import EntryFigures, Figures, OverSeeds
 from xopd.report.comparison.structure import Column, Interval, Number, Row, Table, Value
-
-__all__ = ["rich_table", "tables_of"]
-
 
 SPOKEN: tuple[Part, Part] = ("speech", "text")
 LABEL, SEEDS = Column("method", "Method", "text"), Column("seeds", "Seeds", "text")

@@ -115,8 +115,8 @@ def _baselines(figures: Figures) -> str:
         return ""
     told = [f"{case} for {_listed(names)}" for case, names in cases.items() if names]
     return (
-        "In the paper SFT, offline KD and GKD all end below the base student, in speech, text and retention. In this"
-        f" miniature that is {'; '.join(told)}. (Points against the base; below means that the 95 % interval over items"
+        "In the paper SFT, offline KD and GKD all end below the base student, in speech, text and retention. Here"
+        f" that is {'; '.join(told)}. (Points against the base; below means that the 95 % interval over items"
         " lies under zero.)"
     )
 
@@ -183,8 +183,8 @@ def _limits(comparison: Comparison, figures: Figures) -> str:
     manifest = comparison.manifest
     seeds = len(figures.of(manifest.reference).seeds)
     sentences = [
-        f"All this rests on {seeds} seed{'' if seeds == 1 else 's'} and {manifest.student}: it can show whether the"
-        " methods behave as described, not how large the effect is on a speech LLM of real size."
+        f"All this rests on {seeds} seed{'' if seeds == 1 else 's'} and on {manifest.about}.",
+        *([manifest.limits] if manifest.limits else []),
     ]
     if figures.ceiling is not None:
         sentences.append(
