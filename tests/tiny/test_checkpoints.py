@@ -1,19 +1,24 @@
 """The shipped checkpoints: hub names, one tokenizer, the same numbers through transformers, figures as recorded."""
 
 import json
+import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY
 from safetensors import safe_open
-from tinyworld.language import embed_text
+from tinyworld.language import LARGE, embed_text, grown
 from tinyworld.student import embed_speech, load_student, load_teacher
+from tinyworld.tasks import FAMILIES, extract_answer, instruction, response, sample_task
 from tinyworld.tokens import SPECIALS, load_tokenizer, speech_prompt, text_prompt
 from tinyworld.tower import encode, feature_extractor
+from tinyworld.verbose import verbose_response
 from transformers import AutoModelForCausalLM, AutoProcessor, AutoTokenizer, Qwen2AudioForConditionalGeneration
 
 STUDENT, TEACHER = TINY / "checkpoints" / "student", TINY / "checkpoints" / "teacher"
+TEACHER_LARGE = TINY / "checkpoints" / "teacher_large"
 pytestmark = pytest.mark.skipif(
     not (STUDENT / "model.safetensors").exists(), reason="no checkpoints: python -m tinyworld train"
 )
@@ -36,19 +41,26 @@ def test_weights_carry_the_hub_names_in_float32() -> None:
 
 def test_together_they_are_small() -> None:
     size = sum(f.stat().st_size for f in (TINY / "checkpoints").rglob("*") if f.is_file())
-    assert size <= 15e6
+    assert size <= 20e6
+    assert (TEACHER_LARGE / "model.safetensors").stat().st_size <= 10e6
 
 
-def test_one_tokenizer_byte_for_byte() -> None:
+@pytest.mark.parametrize("folder", [TEACHER, TEACHER_LARGE])
+def test_one_tokenizer_byte_for_byte(folder: Path) -> None:
     for name in ("tokenizer.json", "chat_template.jinja"):
-        assert (STUDENT / name).read_bytes() == (TEACHER / name).read_bytes()
-    student, teacher = AutoTokenizer.from_pretrained(STUDENT), AutoTokenizer.from_pretrained(TEACHER)
+        assert (STUDENT / name).read_bytes() == (folder / name).read_bytes()
+    student, teacher = AutoTokenizer.from_pretrained(STUDENT), AutoTokenizer.from_pretrained(folder)
     for token in SPECIALS:
         assert student.encode(token) == teacher.encode(token) == [student.convert_tokens_to_ids(token)]
     assert student.eos_token == teacher.eos_token == "<|im_end|>"
 
 
-@pytest.mark.parametrize("folder", [STUDENT, TEACHER])
+def test_both_teachers_share_every_tokenizer_file() -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (TEACHER / name).read_bytes() == (TEACHER_LARGE / name).read_bytes()
+
+
+@pytest.mark.parametrize("folder", [STUDENT, TEACHER, TEACHER_LARGE])
 def test_template_renders_strings_and_lists(folder) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
@@ -94,12 +106,48 @@ def test_teacher_in_transformers_gives_the_same_logits_and_answers() -> None:
     assert tokenizer.decode(out, skip_special_tokens=True).endswith("answer nine")
 
 
+def test_larger_teacher_is_larger_and_answers_rightly_in_its_own_style() -> None:
+    tokenizer = load_tokenizer(TEACHER_LARGE)
+    ours = load_teacher(TEACHER_LARGE, tokenizer, LARGE)
+    model = AutoModelForCausalLM.from_pretrained(TEACHER_LARGE)
+    assert model.num_parameters() > 1.5 * AutoModelForCausalLM.from_pretrained(TEACHER).num_parameters()
+    rng = random.Random(6)
+    tasks = [sample_task("test", rng, FAMILIES[i % len(FAMILIES)]) for i in range(40)]
+    right = styled = 0
+    for content, phrasing in tasks:
+        text = instruction(content, phrasing)
+        ids = torch.tensor([tokenizer.encode(text_prompt(text))])
+        with torch.no_grad():
+            expected = ours(inputs_embeds=embed_text(ours, tokenizer, [text])[0][None]).logits
+            assert torch.allclose(model(ids).logits, expected, atol=1e-4)
+            out = model.generate(ids)[0, ids.shape[1] :]
+        said = tokenizer.decode(out, skip_special_tokens=True)
+        right += extract_answer(said) == extract_answer(response(content))
+        styled += said == verbose_response(content)
+    assert right >= 38
+    assert styled >= 36
+
+
+def test_growing_keeps_the_answers_nearly_as_they_were() -> None:
+    tokenizer = load_tokenizer(TEACHER)
+    small = load_teacher(TEACHER, tokenizer)
+    torch.manual_seed(0)
+    large = grown(small, tokenizer, LARGE)
+    text = "what is seven plus five minus three"
+    with torch.no_grad():
+        logits = [m(inputs_embeds=embed_text(m, tokenizer, [text])[0][None]).logits for m in (small, large)]
+    assert torch.allclose(*logits, atol=0.5)
+    assert logits[0].abs().max() > 10
+
+
 def test_recorded_figures_leave_a_gap_worth_closing() -> None:
     figures = json.loads((TINY / "ceiling.json").read_text())
     speech, text = figures["base"]["speech"]["accuracy"], figures["base"]["text"]["accuracy"]
     teacher, ceiling = figures["teacher_text"]["accuracy"], figures["information_ceiling"]["accuracy"]
     assert figures["teacher_text"]["n"] >= 600
     assert teacher >= 0.98
+    assert figures["teacher_large_text"]["accuracy"] >= 0.98
+    assert figures["teacher_large_text"]["n"] == figures["teacher_text"]["n"]
     assert ceiling >= 0.95
     assert figures["probe_wer"] <= 0.01
     assert 0.30 <= teacher - speech <= 0.70
@@ -107,7 +155,7 @@ def test_recorded_figures_leave_a_gap_worth_closing() -> None:
     assert figures["base"]["retention"]["accuracy"] >= 0.85
 
 
-@pytest.mark.parametrize("folder", [STUDENT, TEACHER])
+@pytest.mark.parametrize("folder", [STUDENT, TEACHER, TEACHER_LARGE])
 def test_cards_hold_the_figures(folder) -> None:
     card = (folder / "README.md").read_text()
     assert "## Measured" in card

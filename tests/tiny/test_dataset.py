@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from tinyworld.dataset import Sizes, build_data, plan_all, read_items
+from tinyworld.tasks import FOREIGN_WRONG
+
+from xopd.data.items import load_items
 
 pytest.importorskip("ttspico")
 SMALL = Sizes(train=10, dev=5, test=5, retention_dev=8, retention_test=8)
@@ -26,7 +29,7 @@ def test_schema(folder: Path) -> None:
     assert len({item["id"] for item in items}) == 36
     keys = {"id", "kind", "family", "split", "text", "audio", "question", "answer", "response", "meta"}
     for item in items:
-        assert set(item) == keys
+        assert set(item) == (keys | {"targets"} if item["kind"] == "task" else keys)
         assert item["audio"]["sample_rate"] == 16_000
         assert hashlib.sha256((folder / item["audio"]["uri"]).read_bytes()).hexdigest() == item["audio"]["sha256"]
         assert (item["text"] is None) == (item["kind"] == "retention") == bool(item["question"])
@@ -68,6 +71,27 @@ def test_full_plan_is_disjoint_and_balanced() -> None:
     answers = Counter(p.answer for p in plans if p.split == "test" and p.kind == "retention")
     assert len(answers) == 8
     assert max(answers.values()) - min(answers.values()) <= 1
+
+
+def test_tasks_carry_a_foreign_target_and_retention_items_do_not(folder: Path) -> None:
+    for item in read_items(folder):
+        if item["kind"] == "task":
+            assert set(item["targets"]) == {"foreign"}
+            assert item["targets"]["foreign"].startswith("answer ")
+    for plan in plan_all(Sizes(), seed=0):
+        assert bool(plan.targets) == (plan.kind == "task")
+
+
+def test_foreign_targets_are_partly_wrong_in_every_split() -> None:
+    plans = [p for p in plan_all(Sizes(), seed=0) if p.kind == "task"]
+    for split, slack in (("train", 0.02), ("dev", 0.06), ("test", 0.045)):
+        wrong = [dict(p.targets)["foreign"] != f"answer {p.answer}" for p in plans if p.split == split]
+        assert abs(sum(wrong) / len(wrong) - FOREIGN_WRONG) < slack
+
+
+def test_manifests_load_with_their_targets(folder: Path) -> None:
+    for raw, item in zip(read_items(folder), load_items(folder / "items.jsonl"), strict=True):
+        assert item.targets == raw.get("targets", {})
 
 
 def test_the_mark_says_what_was_made(folder: Path) -> None:

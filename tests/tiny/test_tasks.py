@@ -5,11 +5,13 @@ import re
 
 from tinyworld.tasks import (
     FAMILIES,
+    FOREIGN_WRONG,
     NUMBERS,
     OPENERS,
     SPLITS,
     content_split,
     extract_answer,
+    foreign_response,
     instruction,
     phrasings,
     response,
@@ -93,6 +95,25 @@ def test_words_are_lower_case_spoken_words_and_chains_are_short() -> None:
         chain = response(content).split()
         assert 8 <= len(chain) <= 21
     assert not vocabulary & {"for", "to", "too", "won", "ate", "thirteen", "thirty"}
+
+
+def test_foreign_responses_are_terse_and_partly_wrong_but_plausible() -> None:
+    wrong = 0
+    sampled = tasks(4000)
+    for number, (content, _phrasing) in enumerate(sampled):
+        text, right = foreign_response(content, f"item-{number}"), extract_answer(response(content))
+        given = extract_answer(text)
+        assert text == f"answer {given}"
+        assert given in (content.slots[2:] if content.family == "sequence" else NUMBERS)
+        wrong += given != right
+    assert abs(wrong / len(sampled) - FOREIGN_WRONG) < 0.02
+
+
+def test_foreign_responses_follow_from_content_and_key() -> None:
+    content = tasks(1)[0][0]
+    by_key = [foreign_response(content, f"item-{n}") for n in range(200)]
+    assert by_key == [foreign_response(content, f"item-{n}") for n in range(200)]
+    assert len(set(by_key)) > 2
 
 
 def test_the_answer_is_what_follows_the_last_answer() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -9,12 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from xopd.cli.comparison.cells import begin, open_folder, write_manifest
 from xopd.cli.comparison.matrix import plan_matrix, plan_search, read_comparison_file
 from xopd.cli.comparison.run import command_line
 from xopd.cli.comparison.search import choose_rates
-from xopd.cli.comparison.view import running_line, time_left
+from xopd.cli.comparison.view import LiveComparisonView, running_line, time_left
 from xopd.errors import UserError
 
 RUN = {
@@ -216,6 +218,28 @@ def test_time_left_comes_from_runs_of_the_same_entry(write, tmp_path):
     assert time_left(cells, 2) == pytest.approx(110)
     cells[2].state, cells[2].phase, cells[2].step = "running", "training", 3
     assert running_line(cells[2]) == "text seed 0: training, step 3/7"
+
+
+def test_the_live_view_shows_every_run(write, tmp_path):
+    cells = open_folder(plan(write(), tmp_path / "runs"), overwrite=False)
+    cells[0].state, cells[0].seconds = "finished", 61.0
+    cells[1].state, cells[1].phase, cells[1].step = "running", "training", 3
+    cells[2].state = "failed"
+    console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
+    view = LiveComparisonView(console, "c", cells, jobs=2)
+    view.event("sft seed 0: finished in 61 s")
+    console.print(view.render())
+    text = console.export_text()
+    for shown in (
+        "1/6 runs",
+        "● 1 min 01 s",
+        "▸ 43 %",
+        "✕",
+        "λ = 0",
+        "xopd seed 0: training, step 3/7",
+        "finished in 61 s",
+    ):
+        assert shown in text
 
 
 def test_the_command_can_be_repeated():

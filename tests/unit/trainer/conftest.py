@@ -1,5 +1,6 @@
 """Random checkpoints and a handful of clips for the trainer's unit tests."""
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.random_models import make_student, make_teacher
 from xopd.config import Config
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily, open_family
+from xopd.families.base import AudioEncoder
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +44,21 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def family(checkpoints: tuple[Path, Path]) -> ModelFamily:
-    return open_family(str(checkpoints[0]))
+    """The student's; it is read from disk once and copied for each learner, for speed."""
+    opened = open_family(str(checkpoints[0]))
+    loaded = opened.load_policy(torch.float32)
+    opened.load_policy = lambda dtype: copy.deepcopy(loaded).to(dtype)
+    return opened
 
 
-@pytest.fixture
-def features(family: ModelFamily, tmp_path: Path) -> FeatureCache:
-    return FeatureCache(tmp_path / "features", family.load_audio_encoder(torch.float32), 16000, 30.0)
+@pytest.fixture(scope="session")
+def encoder(family: ModelFamily) -> AudioEncoder:
+    return family.load_audio_encoder(torch.float32)
+
+
+@pytest.fixture(scope="session")
+def features(encoder: AudioEncoder, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
+    return FeatureCache(tmp_path_factory.mktemp("features"), encoder, 16000, 30.0)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from xopd_trainer.learner import FrozenPartChangedError
 
 from tests.unit.trainer.groups import batch, make_group, make_learner
 from tests.unit.trainer.naive import PlainStudent
+from xopd.data.features import FeatureCache
 from xopd.v1 import trajectory_pb2 as pb
 
 
@@ -46,7 +47,8 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, family, features):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_clips_are_encoded_once(config, family, features, clips):
+def test_clips_are_encoded_once(config, family, encoder, clips, tmp_path):
+    features = FeatureCache(tmp_path, encoder, 16000, 30.0)
     learner = make_learner(config, family, features)
     for step in (1, 2):
         learner.step(step, batch(family, clips))
