@@ -40,7 +40,7 @@ def data(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Option(help="all, corpus, tower, teacher or base.")] = "all",
+    stage: Annotated[str, typer.Option(help="all, corpus, tower, teacher, base or teacher-large.")] = "all",
     seed: Annotated[int, typer.Option(help="Seed of every stage.")] = 0,
     work: Annotated[Path, typer.Option(help="Folder of intermediate files.")] = paths.WORK,
     out: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = paths.CHECKPOINTS,
@@ -57,7 +57,7 @@ def check(
     checkpoints: Annotated[Path, typer.Option(help="Folder of the checkpoints.")] = paths.CHECKPOINTS,
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = paths.CEILING,
 ) -> None:
-    """Measure probe, teacher and base student on the test split and write the figures."""
+    """Measure probe, teachers and base student on the test split and write the figures."""
     from .check import measure_all
 
     measure_all(data_folder, checkpoints, out, console)

@@ -24,12 +24,13 @@ from transformers import Qwen2Tokenizer
 
 from . import cards
 from .dataset import read_items
-from .language import embed_text, greedy
+from .language import LARGE, LONGEST_RESPONSE, embed_text, greedy
 from .student import Student, embed_speech, load_student, load_teacher, vocabulary_difference
 from .tasks import extract_answer
 from .tokens import load_tokenizer
 from .tower import encode, feature_extractor
 from .tower_training import load_probe, word_error_rate
+from .verbose import LONGEST_VERBOSE
 
 Figure = dict[str, Any]
 
@@ -79,9 +80,11 @@ def answers_by_voice(
 
 
 @torch.no_grad()
-def answers_by_text(model: Any, tokenizer: Qwen2Tokenizer, texts: list[str]) -> list[str]:
+def answers_by_text(
+    model: Any, tokenizer: Qwen2Tokenizer, texts: list[str], longest_response: int = LONGEST_RESPONSE
+) -> list[str]:
     """Greedy responses to written instructions."""
-    return greedy(model, tokenizer, embed_text(model, tokenizer, texts))
+    return greedy(model, tokenizer, embed_text(model, tokenizer, texts), longest_response=longest_response)
 
 
 @torch.no_grad()
@@ -91,12 +94,14 @@ def measure_all(data: Path, checkpoints: Path, out: Path, console: Console, spli
     items = [item for item in read_items(data) if item["split"] == split]
     tasks = [item for item in items if item["kind"] == "task"]
     voices = [item for item in items if item["kind"] == "retention"]
-    difference = vocabulary_difference(checkpoints / "student", checkpoints / "teacher")
-    if difference:
-        raise ValueError(f"student and teacher do not share a tokenizer: {difference}")
+    for name in ("teacher", "teacher_large"):
+        difference = vocabulary_difference(checkpoints / "student", checkpoints / name)
+        if difference:
+            raise ValueError(f"student and {name} do not share a tokenizer: {difference}")
     tokenizer = load_tokenizer(checkpoints / "student")
     student = load_student(checkpoints / "student", tokenizer)
     teacher = load_teacher(checkpoints / "teacher", tokenizer)
+    larger = load_teacher(checkpoints / "teacher_large", tokenizer, LARGE)
     probe = load_probe(checkpoints / "probe.safetensors")
     features = encode_items(student, data, tasks)
     counts = torch.tensor([len(f) for f in features])
@@ -111,6 +116,7 @@ def measure_all(data: Path, checkpoints: Path, out: Path, console: Console, spli
         "probe_wer": round(word_error_rate(spoken, heard), 5),
         "probe_sentences": round(sum(h == s for h, s in zip(heard, spoken, strict=True)) / len(heard), 4),
         "teacher_text": figure(judge(answers_by_text(teacher, tokenizer, spoken), tasks)),
+        "teacher_large_text": figure(judge(answers_by_text(larger, tokenizer, spoken, LONGEST_VERBOSE), tasks)),
         "base": {
             "speech": figure(speech),
             "text": figure(judge(answers_by_text(student.language, tokenizer, spoken), tasks)),
@@ -129,6 +135,7 @@ def measure_all(data: Path, checkpoints: Path, out: Path, console: Console, spli
     table = Table("what", "accuracy", "n", title=f"split {split}")
     for name, row in (
         ("teacher, text", figures["teacher_text"]),
+        ("larger teacher, text", figures["teacher_large_text"]),
         ("information ceiling", figures["information_ceiling"]),
         *((f"base student, {k}", v) for k, v in figures["base"].items()),
     ):

@@ -26,13 +26,14 @@ from .tasks import (
     Split,
     content_split,
     extract_answer,
+    foreign_response,
     instruction,
     phrasings,
     response,
     sample_content,
 )
 
-VERSION = 2  # raise it when the same seed makes other items
+VERSION = 3  # raise it when the same seed makes other items or other fields
 RETENTION_SPOKEN = ("arithmetic", "extremes", "sequence")  # the short ones: slow voices take their time
 
 
@@ -63,6 +64,8 @@ class Plan:
     phrasing: str
     traits: tuple[tuple[str, str], ...]
     seed: str
+    targets: tuple[tuple[str, str], ...] = ()
+    """Further reference responses as (style, response): none for retention items."""
 
 
 def plan_tasks(split: Split, count: int, seed: int) -> Iterator[Plan]:
@@ -86,6 +89,7 @@ def plan_tasks(split: Split, count: int, seed: int) -> Iterator[Plan]:
         yield Plan(
             name, "task", family, split, text, text, "", extract_answer(chain), chain,
             f"{phrasing[0]}.{phrasing[1]}", (), f"{seed}/{name}",
+            (("foreign", foreign_response(content, name)),),
         )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def _make_items(job: tuple[Path, list[Plan]]) -> list[str]:
         item = {
             "id": plan.id, "kind": plan.kind, "family": plan.family, "split": plan.split, "text": plan.text,
             "audio": audio, "question": plan.question, "answer": plan.answer, "response": plan.response,
-            "meta": meta,
+            **({"targets": dict(plan.targets)} if plan.targets else {}), "meta": meta,
         }  # fmt: skip
         lines.append(json.dumps(item))
     return lines

@@ -24,7 +24,7 @@ from transformers import (
     Qwen2Tokenizer,
 )
 
-from .language import language_config
+from .language import SHARED, Size, language_config
 from .tokens import AUDIO, CHAT_TEMPLATE, build_processor, speech_prompt
 from .tower import feature_extractor, new_tower
 
@@ -64,9 +64,11 @@ def embed_speech(
     return rows
 
 
-def new_language_model(tokenizer: Qwen2Tokenizer, weights: dict[str, Tensor] | None = None) -> Qwen2ForCausalLM:
-    """A language model of the shared size, with these weights or fresh ones."""
-    model = Qwen2ForCausalLM(language_config(tokenizer))
+def new_language_model(
+    tokenizer: Qwen2Tokenizer, weights: dict[str, Tensor] | None = None, size: Size = SHARED
+) -> Qwen2ForCausalLM:
+    """A language model of the given size, with these weights or fresh ones."""
+    model = Qwen2ForCausalLM(language_config(tokenizer, size))
     if weights is not None:
         model.load_state_dict(weights)
     return model
@@ -93,13 +95,13 @@ def save_student(student: Student, tokenizer: Qwen2Tokenizer, folder: Path) -> N
     save_file(student.weights(), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def save_teacher(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path) -> None:
-    """The text teacher, with the very same tokenizer file."""
+def save_teacher(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Path, max_tokens: int = 32) -> None:
+    """A text teacher, with the very same tokenizer file; `max_tokens` is the length its answers are cut at."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = ["Qwen2ForCausalLM"]
     model.config.dtype = "float32"
     model.config.save_pretrained(folder)
-    generation_config(tokenizer).save_pretrained(folder)
+    generation_config(tokenizer, max_tokens).save_pretrained(folder)
     finish_tokenizer(tokenizer, folder)
     weights = {name: tensor.detach().float().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -111,10 +113,13 @@ def finish_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 
-def generation_config(tokenizer: Qwen2Tokenizer) -> GenerationConfig:
+def generation_config(tokenizer: Qwen2Tokenizer, max_tokens: int = 32) -> GenerationConfig:
     """Greedy, up to the end of turn."""
     return GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=False, max_new_tokens=32
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=False,
+        max_new_tokens=max_tokens,
     )
 
 
@@ -139,11 +144,11 @@ def load_student(folder: Path, tokenizer: Qwen2Tokenizer) -> Student:
     return Student(tower, projector, language)
 
 
-def load_teacher(folder: Path, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """The text teacher from a checkpoint folder."""
+def load_teacher(folder: Path, tokenizer: Qwen2Tokenizer, size: Size = SHARED) -> Qwen2ForCausalLM:
+    """The text teacher of the given size from a checkpoint folder."""
     if not (folder / "model.safetensors").exists():
         raise FileNotFoundError(f"there is no checkpoint in {folder}; make it with: python -m tinyworld train")
-    return new_language_model(tokenizer, load_file(folder / "model.safetensors")).eval()
+    return new_language_model(tokenizer, load_file(folder / "model.safetensors"), size).eval()
 
 
 def vocabulary_difference(first: Path, second: Path) -> str | None:

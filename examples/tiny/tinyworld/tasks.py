@@ -23,6 +23,7 @@ OBJECTS = ("apples", "books", "marbles", "pencils", "tickets", "flowers")
 LIST_WORDS = ("drum", "river", "candle", "mountain", "window", "tiger", "orange", "jacket", "piano", "school")
 LARGEST = ("largest", "highest")
 SMALLEST = ("smallest", "lowest")
+FOREIGN_WRONG = 0.15  # share of foreign responses whose answer is wrong
 OPENERS = ("", "please", "hello", "listen", "quick question", "tell me")
 
 CORES: dict[str, tuple[str, ...]] = {
@@ -187,6 +188,20 @@ def response(content: Content) -> str:
     cost = number(s[2]) * number(s[4])
     left = NUMBERS[number(s[1]) - cost]
     return f"{s[2]} times {s[4]} is {NUMBERS[cost]} . {s[1]} minus {NUMBERS[cost]} is {left} . answer {left}"
+
+
+def foreign_response(content: Content, key: str) -> str:
+    """A response in a foreign style, as in a dataset that another model wrote: terse and, on purpose, partly wrong.
+
+    It is `answer X` without a step. For `FOREIGN_WRONG` of the keys X is wrong but plausible: another number, or
+    another word of the content's own list. Which ones, and what X then is, follows from content and key (an item's id).
+    """
+    rng = random.Random(f"foreign/{key}")
+    answer = extract_answer(response(content))
+    if rng.random() < FOREIGN_WRONG:
+        plausible = content.slots[2:] if content.family == "sequence" else NUMBERS
+        answer = rng.choice([word for word in plausible if word != answer])
+    return f"answer {answer}"
 
 
 def extract_answer(text: str) -> str:

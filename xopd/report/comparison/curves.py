@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from xopd.report.comparison.looks import Look
 from xopd.report.comparison.read import Comparison, Entry, Part
@@ -74,6 +75,7 @@ class Curves:
         with panels(rows, columns, (11.2, 0.5 + 1.9 * rows), share_x=True, share_y=True) as (figure, axes):
             for place, (entry, low, middle, high) in zip(axes, found, strict=False):
                 look = self.looks[entry.name]
+                place.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True, steps=[1, 2, 5, 10]))
                 place.axhline(0, color=PAGE_QUIET, linewidth=0.8)
                 place.fill_between(low.steps, low.mean, high.mean, color=look.colour, alpha=0.18, linewidth=0)
                 place.plot(middle.steps, middle.mean, color=look.colour, linewidth=1.5)

@@ -61,7 +61,7 @@ def _trials(comparison: Comparison, search: Search, looks: dict[str, Look]) -> s
     tried: dict[str, dict[float, Trial]] = {}
     for trial in search.trials:
         tried.setdefault(trial.entry, {})[trial.learning_rate] = trial
-    head = "".join(f"<th>{rate:g}</th>" for rate in rates)
+    head = "".join(f"<th>{_rate(rate)}</th>" for rate in rates)
     rows = []
     for name in sorted(tried, key=lambda name: list(entries).index(name) if name in entries else len(entries)):
         title = entries[name].title if name in entries else name
@@ -69,6 +69,12 @@ def _trials(comparison: Comparison, search: Search, looks: dict[str, Look]) -> s
         cells = "".join(f"<td>{_trial(tried[name].get(rate))}</td>" for rate in rates)
         rows.append(f"<tr><td>{key}{escape(title)}</td>{cells}</tr>")
     return f"<table><tr><th>learning rate</th>{head}</tr>{''.join(rows)}</table>" if rows else ""
+
+
+def _rate(value: float) -> str:
+    """A learning rate as `5e-5`, so that rates of one row can be compared by eye."""
+    digits, exponent = f"{value:.3e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def _trial(trial: Trial | None) -> str:
@@ -120,6 +126,8 @@ def _value(entry: Entry, name: str) -> str:
     if name not in entry.settings:
         return "–"
     value = entry.settings[name]
+    if name.endswith("learning_rate") and isinstance(value, float):
+        return _rate(value)
     if isinstance(value, float):
         return f"{value:g}"
     return escape(value if isinstance(value, str) else json.dumps(value))

@@ -144,7 +144,8 @@ def _curves(comparison: Comparison, figures: Figures, looks: dict[str, Look]) ->
     if not sections:
         return ""
     note = (
-        "A line is the mean over finished seeds, its band goes from the lowest seed to the highest. Accuracies are"
+        "A line is the mean over finished seeds, its band goes from the lowest seed to the highest. The broad line is"
+        f" {escape(comparison.reference.title)}. Accuracies are"
         " of the dev split, those of the tables of the test split. All other curves are <i>probes</i>: at each"
         " evaluation the student answers the same few dev items at temperature 1 and the teacher scores its tokens, in"
         " the same way for every method, also for those that sample nothing while they train."
