@@ -154,7 +154,8 @@ async def test_the_teachers_responses_are_asked_for_once_and_kept(prepared, fami
 
 
 async def test_only_the_item_of_a_torn_last_line_is_asked_again(prepared):
-    items = make_items(3)
+    # A brace within the line must not be taken for its end.
+    items = [item.model_copy(update={"id": f"{item.id}}}"}) for item in make_items(3)]
     method, files, _ = await prepared({"method": "offline_kd"}, items)
     whole = files.teacher_responses.read_bytes()
     last = whole.rindex(b"\n", 0, -1) + 1

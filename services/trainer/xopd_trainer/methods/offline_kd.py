@@ -9,8 +9,11 @@ The responses come from the teacher service and lie in RUN/teacher_responses.jso
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -42,10 +45,11 @@ class OfflineKd:
         """Have the teacher answer the text of every item that is not answered yet."""
         path = preparation.files.teacher_responses
         if path.exists():
-            # A torn last line belongs to an item that is asked once more.
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            records = list(_whole_lines(path.read_text(encoding="utf-8")))
             self._responses = {record["id"]: record["token_ids"] for record in records}
-            path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+            partial = path.with_suffix(".part")
+            partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+            partial.replace(path)
         missing = [item for item in preparation.items if item.id not in self._responses]
         done = len(preparation.items) - len(missing)
         for start in range(0, len(missing), AT_ONCE):
@@ -76,3 +80,10 @@ class OfflineKd:
         )
         token_ids: list[int] = generated.token_ids.tolist()
         return token_ids
+
+
+def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
+    # A torn last line belongs to an item that is asked once more.
+    for line in text.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            yield json.loads(line)
