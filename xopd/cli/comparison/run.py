@@ -77,7 +77,8 @@ async def run_cells(
     problem = _problem_of(cells)
     if stop.is_set():
         done = sum(cell.state == "finished" for cell in cells)
-        console.print(f"Stopped with {done} of {len(cells)} runs finished. Continue with: [bold]{command}[/bold]")
+        console.print(f"Stopped with {done} of {len(cells)} runs finished.")
+        console.print(f"Continue with: [bold]{command}[/bold]", soft_wrap=True)
         raise typer.Exit(128 + caught[0])
     if problem is not None:
         raise problem
