@@ -52,8 +52,8 @@ class Session:
         self._catch_signals(supervisor)
         showing = asyncio.create_task(self.view.show(supervisor))
         try:
-            await self._unless_stopped(self._bring_up(supervisor))
-            await self._unless_stopped(self._watch(supervisor))
+            await unless_stopped(self._bring_up(supervisor), self._stop)
+            await unless_stopped(self._watch(supervisor), self._stop)
         except UserError as error:
             self.failure = error
         finally:
@@ -79,19 +79,6 @@ class Session:
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             loop.add_signal_handler(signum, _caught, signum)
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._stop.is_set():
-            work.close()
-            return
-        doing = asyncio.create_task(work)
-        stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not doing.done():
-            doing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await doing
 
     async def _bring_up(self, supervisor: Supervisor) -> None:
         fleet = self.fleet
@@ -127,3 +114,18 @@ class Session:
             self.view.event(str(supervisor.failure(trainer)))
         await supervisor.stop([*names["rollout"], *names["teacher"]], POD_GRACE_S)
         await supervisor.stop(names["redis"], REDIS_GRACE_S)
+
+
+async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    """Await `work`, or cancel it when `stop` is set; not begun where it is set already."""
+    if stop.is_set():
+        work.close()
+        return
+    doing = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not doing.done():
+        doing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await doing

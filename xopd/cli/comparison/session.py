@@ -6,11 +6,9 @@ A lane has its own rollout pods and its own part of Redis, so lanes do not distu
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import httpx
 
@@ -27,7 +25,7 @@ from xopd.cli.fleet import (
     variable,
 )
 from xopd.cli.rundir import RunFolder
-from xopd.cli.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S
+from xopd.cli.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S, unless_stopped
 from xopd.errors import UserError
 from xopd.service.supervisor import Supervisor
 
@@ -68,21 +66,10 @@ class ComparisonSession:
             UserError: if a service cannot be had.
         """
         try:
-            await self._unless_stopped(self._bring_up())
-            if not self.stop.is_set():
-                await self._unless_stopped(self._run_lanes())
+            await unless_stopped(self._bring_up(), self.stop)
+            await unless_stopped(self._run_lanes(), self.stop)
         finally:
             await self._end()
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
-        doing = asyncio.create_task(work)
-        stopping = asyncio.create_task(self.stop.wait())
-        await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not doing.done():
-            doing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await doing
 
     async def _bring_up(self) -> None:
         shared = self.matrix.shared
