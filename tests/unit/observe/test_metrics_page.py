@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client import generate_latest
@@ -11,8 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from xopd_trainer.learner import StepResult
 from xopd_trainer.ledger import Ledger
 from xopd_trainer.metrics import TrainerMetrics
+from xopd_trainer.step import StepRunner
 
 from tools.metrics_page import PAGE, Series, page, registries, series_of
+from xopd.v1 import trajectory_pb2 as pb
 
 LABELS = {"modality", "purpose", "outcome", "reason", "activity", "method", "kind", "stage", "stream", "split", "part"}
 SERVICES = ("trainer", "rollout", "teacher")
@@ -70,3 +73,13 @@ def test_a_step_fills_the_trainers_figures() -> None:
     assert value("xopd_trainer_published_bytes_total") == 250
     assert value("xopd_trainer_loss", part="in") == 0.1
     assert value("xopd_trainer_loss", part="cross") is None
+
+
+def test_policy_lag_is_split_where_the_answer_arrives() -> None:
+    """Sampled from versions 3 and 4, come when 5 was the newest, trained by version 7 in step 8."""
+    runner = SimpleNamespace(publisher=SimpleNamespace(version=5), lag_in_flight=0, lag_in_queue=0)
+    answer = pb.TrajectoryGroup(
+        trajectories=[pb.Trajectory(policy_versions=[4, 4]), pb.Trajectory(policy_versions=[3])]
+    )
+    StepRunner._note_lag(runner, 8, answer)  # type: ignore[arg-type]
+    assert (runner.lag_in_flight, runner.lag_in_queue) == (2, 2)
