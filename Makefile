@@ -36,9 +36,11 @@ protos: setup ## regenerate xopd/v1 from protos/
 lock: setup ## regenerate the pinned requirement sets from requirements/roots.toml
 	$(VENV_PYTHON) requirements/lock.py
 
-docs: setup ## regenerate docs/CONFIG.md
+docs: setup ## regenerate docs/CONFIG.md, docs/METRICS.md and the dashboards
 	$(BIN)/xopd config reference > docs/CONFIG.md.new
 	mv docs/CONFIG.md.new docs/CONFIG.md
+	$(VENV_PYTHON) tools/metrics_page.py
+	$(VENV_PYTHON) tools/dashboards.py
 
 clean: ## caches, builds and the tiny world's data; runs/ and .venv stay
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .cache build dist *.egg-info services/*/*.egg-info examples/tiny/data

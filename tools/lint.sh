@@ -53,7 +53,7 @@ forbidden_strings() {
 part "ruff check" $bin/ruff check --quiet .
 part "ruff format" $bin/ruff format --check --quiet .
 part "mypy" $bin/mypy
-part "mypy of the tools" env MYPYPATH=requirements $bin/mypy requirements/lock.py tools/protos.py
+part "mypy of the tools" env MYPYPATH=requirements:tools $bin/mypy requirements/lock.py tools/*.py
 buf_lint
 part "generated code" $bin/python tools/protos.py --check
 part "requirement sets" $bin/python requirements/lock.py --check

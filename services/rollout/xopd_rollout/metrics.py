@@ -1,8 +1,11 @@
-"""The rollout pod's Prometheus metrics. Labels are bounded: modality, purpose, outcome, finish reason."""
+"""The rollout pod's Prometheus metrics. Labels are bounded: modality, purpose, outcome, finish reason.
+
+Every series is explained in docs/METRICS.md, which is generated from the texts here.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
@@ -39,6 +42,9 @@ class RolloutMetrics:
             "xopd_rollout_group_seconds", "From claim to answer", ["modality"], registry=r, buckets=SECONDS_BUCKETS
         )
         self.in_flight = Gauge("xopd_rollout_in_flight_groups", "Prompt groups being worked on", registry=r)
+        self.in_flight_limit = Gauge(
+            "xopd_rollout_in_flight_limit_groups", "Most prompt groups this pod works on at a time", registry=r
+        )
         self.queue_depth = Gauge("xopd_rollout_queue_depth", "Prompt groups not yet answered, all pods", registry=r)
         self.version = Gauge("xopd_rollout_policy_version", "Policy version held; -1 before the first", registry=r)
         self.version.set(-1)
@@ -62,6 +68,20 @@ class RolloutMetrics:
         activity.labels("busy").set_function(lambda: clock.busy)
         activity.labels("sync").set_function(lambda: clock.sync)
         activity.labels("idle").set_function(lambda: clock.idle)
+
+        ProcessCollector(registry=r)
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """Export every counter from the start: the first failure is then an increase, not a new series."""
+        for modality in MODALITY_NAMES.values():
+            for reason in FINISH_REASONS.values():
+                self.finish.labels(modality, reason)
+            for purpose in PURPOSES.values():
+                self.tokens.labels(modality, purpose)
+                self.trajectories.labels(modality, purpose)
+                for outcome in ("ok", *FAILURES.values()):
+                    self.groups.labels(modality, purpose, outcome)
 
     def record_answer(self, group: pb.PromptGroup, answer: pb.TrajectoryGroup) -> None:
         """Take in an answered group."""

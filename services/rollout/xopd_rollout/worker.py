@@ -57,6 +57,7 @@ class Worker:
         self._fatal: BaseException | None = None
         self._wake = asyncio.Event()
         metrics.in_flight.set_function(lambda: float(self.in_flight))
+        metrics.in_flight_limit.set(self.settings.max_in_flight)
 
     @property
     def in_flight(self) -> int:

@@ -82,6 +82,8 @@ class Batcher:
         self._arrival = asyncio.Event()
         self._tokens_per_s = 0.0
         metrics.watch_queue(self.depth, self.oldest_age)
+        metrics.queue_limit.set(max_queue)
+        metrics.token_budget.set(token_budget)
 
     async def score(self, item: ScoreItem, deadline: float | None) -> tuple[tuple[ResponseScore, ...], Done]:
         """Score one request. `deadline` is by time.monotonic.
@@ -129,6 +131,7 @@ class Batcher:
 
     async def _submit(self, kind: Kind, item: Any, tokens: int, deadline: float | None) -> Done:
         if self.depth() >= self.max_queue:
+            self._metrics.shed.inc()
             raise QueueFullError(self.depth(), self._hint())
         job = _Job(kind, item, tokens, deadline, asyncio.get_running_loop().create_future())
         self._waiting[kind].append(job)

@@ -1,11 +1,14 @@
-"""The teacher's Prometheus metrics. Labels are bounded: method, outcome, kind, reason."""
+"""The teacher's Prometheus metrics. Labels are bounded: method, outcome, kind, reason.
+
+Every series is explained in docs/METRICS.md, which is generated from the texts here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from xopd_teacher.engines import Batch
 
@@ -13,6 +16,9 @@ REQUEST_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 TOKEN_BUCKETS = (64, 256, 1024, 4096, 16384, 65536, 262144)
 SHARE_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30)
+METHODS = ("score", "score_stream", "generate", "info")
+DROP_REASONS = ("caller_gone", "deadline")
+KINDS = ("score", "generate")
 
 
 class TeacherMetrics:
@@ -33,6 +39,9 @@ class TeacherMetrics:
         self.non_finite = Counter("xopd_teacher_non_finite", "Answers refused for NaN or infinity", registry=r)
         self.engine_failures = Counter("xopd_teacher_engine_failures", "Batches that broke the engine", registry=r)
         self.queue_depth = Gauge("xopd_teacher_queue_depth", "Requests waiting", registry=r)
+        self.queue_limit = Gauge("xopd_teacher_queue_limit_requests", "Most requests that may wait", registry=r)
+        self.shed = Counter("xopd_teacher_shed_requests", "Requests refused because the queue was full", registry=r)
+        self.token_budget = Gauge("xopd_teacher_token_budget_tokens", "Most tokens put in a batch", registry=r)
         self.queue_age = Gauge("xopd_teacher_queue_age_seconds", "Age of the oldest waiting request", registry=r)
         self.queue_seconds = Histogram(
             "xopd_teacher_queue_seconds", "Wait before the engine", registry=r, buckets=SECONDS_BUCKETS
@@ -51,6 +60,17 @@ class TeacherMetrics:
         self.padding_tokens = Counter("xopd_teacher_padding_tokens", "Padding among them", registry=r)
         self.compute_seconds = Counter("xopd_teacher_compute_seconds", "Seconds the engine worked", kind, registry=r)
         self.ready = Gauge("xopd_teacher_ready", "1 while it takes requests", registry=r)
+
+        ProcessCollector(registry=r)
+        # Counters that are there from the start: the first refusal is an increase, not a new series.
+        for method in METHODS:
+            self.in_flight.labels(method)
+            for outcome in ("ok", "resource_exhausted"):
+                self.requests.labels(method, outcome)
+        for reason in DROP_REASONS:
+            self.dropped.labels(reason)
+        for each in KINDS:
+            self.compute_seconds.labels(each)
 
     def watch_queue(self, depth: Callable[[], int], age_s: Callable[[], float]) -> None:
         """Read depth and age of the queue from these functions at each scrape."""

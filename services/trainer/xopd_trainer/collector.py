@@ -7,6 +7,7 @@ the stream, unacknowledged, until a checkpoint holds its step.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 from redis.exceptions import RedisError
@@ -35,6 +36,8 @@ class Collector:
         self.vocabulary_size = vocabulary_size
         self.generated_tokens = 0
         """Tokens of accepted answers."""
+        self.on_unreadable: Callable[[], None] = lambda: None
+        """Called for an entry that cannot be decoded."""
         self._held: list[bytes] = []
 
     async def run(self) -> None:
@@ -57,6 +60,7 @@ class Collector:
         try:
             answer = decode_trajectory_group(claim.data)
         except WireError as error:
+            self.on_unreadable()
             log.warning("entry dropped", entry=claim.entry_id.decode(), reason=str(error))
             await self.trajectories.acknowledge([claim.entry_id])
             return

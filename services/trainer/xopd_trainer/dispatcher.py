@@ -72,6 +72,12 @@ class Dispatcher:
         """Groups without an answer."""
         return len(self._outstanding)
 
+    @property
+    def oldest_age_s(self) -> float:
+        """Seconds since the longest-silent unanswered group was last sent; 0 without one."""
+        sent = [entry.sent_at for entry in self._outstanding.values()]
+        return time.monotonic() - min(sent) if sent else 0.0
+
     def resolve(self, answer: pb.TrajectoryGroup) -> None:
         """Hand a usable answer to whoever waits for it."""
         entry = self._outstanding.pop(answer.group_id)

@@ -27,6 +27,11 @@ class Publisher:
         self.published_bytes = 0
         self._newest: pb.WeightManifest | None = None
 
+    @property
+    def version(self) -> int:
+        """Newest version published; 0, the base, before the first."""
+        return self._newest.version if self._newest is not None else 0
+
     async def publish(self, version: int, tensors: dict[str, Tensor]) -> None:
         """Store `tensors` (hub names) as policy version `version`, then announce it.
 

@@ -68,6 +68,8 @@ class StepRunner:
         self.rollout_clock = BusyClock()
         self.score_clock = BusyClock()
         self._busy_before = {"rollout": 0.0, "teacher": 0.0}
+        self.lag_in_flight = self.lag_in_queue = 0
+        """Largest policy lags of the newest step (versions): before the answer came, and from then to the step."""
         self._last_answer_at = 0.0
         self._transport = TransportTimes(teacher)
 
@@ -100,6 +102,7 @@ class StepRunner:
         self.ledger.dispatched += sum(len(group.seeds) for group in groups)
 
         self._last_answer_at = began
+        self.lag_in_flight = self.lag_in_queue = 0
         self._transport = TransportTimes(self.teacher)
         with self.rollout_clock.working():
             futures = await self.dispatcher.submit(groups)
@@ -136,6 +139,7 @@ class StepRunner:
             with self.rollout_clock.working():
                 answer = await future
             self._transport.arrived(answer)
+            self._note_lag(step, answer)
         except GroupFailedError:
             self.ledger.given_up += len(group.seeds)
             return None
@@ -152,6 +156,13 @@ class StepRunner:
         with self.score_clock.working():
             group_id = self.writer.training_id(step, item, modality)
             return await self.scorer.brought(item, modality, group_id, response, self._top_k)
+
+    def _note_lag(self, step: int, answer: pb.TrajectoryGroup) -> None:
+        """Split the answer's lag where it arrives, into what the pod brought along and what is added here."""
+        newest = self.publisher.version
+        oldest = min(version for t in answer.trajectories for version in t.policy_versions)
+        self.lag_in_flight = max(self.lag_in_flight, newest - oldest)
+        self.lag_in_queue = max(self.lag_in_queue, step - 1 - newest)
 
     @property
     def _top_k(self) -> int | None:

@@ -41,6 +41,7 @@ from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.optimiser import load_optimiser_tensors, optimiser_tensors
 from xopd_trainer.probe import Prober
 from xopd_trainer.publisher import Publisher
+from xopd_trainer.redis_gauges import keep_gauges
 from xopd_trainer.run_files import RunFiles
 from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.status import Status
@@ -92,6 +93,7 @@ class Trainer:
         self.trajectories = WorkStream(client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
         vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
         self.collector = Collector(self.trajectories, self.dispatcher, self.ledger, self.run_id, vocabulary_size)
+        self.collector.on_unreadable = self.metrics.unreadable.inc
         info = weights_pb2.RunInfo(
             protocol=PROTOCOL,
             run_id=self.run_id,
@@ -113,6 +115,12 @@ class Trainer:
         self.steps = StepRunner(
             config, learner.method, writer, self.dispatcher, teacher, scorer, learner, self.publisher, self.ledger
         )
+        self.metrics.watch(
+            lambda: self.status.phase == "training",
+            lambda: self.publisher.version,
+            lambda: self.dispatcher.unanswered,
+            lambda: self.dispatcher.oldest_age_s,
+        )
 
     async def run(self, resume: bool, stop: asyncio.Event) -> None:
         """Run to the end, or until `stop` is set: then a checkpoint is written first.
@@ -128,6 +136,7 @@ class Trainer:
             background = [
                 asyncio.create_task(self.collector.run()),
                 asyncio.create_task(watch(self.dispatcher, self.publisher, self.config.run.stall_timeout_s)),
+                asyncio.create_task(keep_gauges(self.client, self.keys, self.metrics, self.ledger)),
             ]
             stack.push_async_callback(end_tasks, background)
             main = asyncio.create_task(self._train_and_evaluate(step))
@@ -270,6 +279,8 @@ class Trainer:
         self.files.append(record)
         self.status.record_step(record)
         self.metrics.record_step(record, finished.result, self.ledger)
+        self.metrics.record_lag(self.steps.lag_in_flight, self.steps.lag_in_queue)
+        self.metrics.record_published(self.publisher.published_bytes)
 
     def _tokens_per_s(self, finished: FinishedStep) -> dict[str, float]:
         tokens = finished.result.tokens
@@ -339,7 +350,6 @@ class Trainer:
 
     async def as_status(self) -> dict[str, Any]:
         """The answer of /status."""
-        self.metrics.unanswered.set(self.dispatcher.unanswered)
         pods = await read_pods(self.client, self.keys)
         return {
             **self.status.as_json(),

@@ -1,0 +1,195 @@
+"""A real Prometheus scrapes a real run: every expression of the dashboards and of the rules finds its series.
+
+The shipped configuration is used, with shorter intervals, and with target files where it asks DNS.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.world import ROOT, Run, make_world
+from xopd.streams.embedded import HOST, free_port
+
+pytestmark = [
+    pytest.mark.timeout(420),
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs a Prometheus server (Debian: prometheus)"),
+]
+SHIPPED = ROOT / "deploy" / "prometheus"
+DASHBOARDS = sorted((ROOT / "deploy" / "grafana" / "dashboards").glob("*.json"))
+PATIENCE_S = 90.0
+"""How long a series may take to come after some steps were taken."""
+MAY_BE_EMPTY = {
+    "xopd_trainer_nll_nats": "only supervised methods have targets; the run is X-OPD",
+    'ALERTS{alertname=~"Xopd.*"}': "nothing is wrong, so no alert fires",
+}
+"""Panels' expressions that find nothing in a healthy run, and why. Alerts' own expressions are empty while well."""
+MAY_HOLD = {"XopdResponsesTruncated": "random weights seldom end a response before its limit"}
+"""Alerts whose condition may hold in this small world, and why."""
+
+
+class Prometheus:
+    """A Prometheus server on the shipped configuration, as a context manager."""
+
+    def __init__(self, folder: Path, targets: dict[str, int]) -> None:
+        """Rewrite the configuration into `folder`, for `targets`: HTTP ports by service."""
+        self.folder = folder
+        self.port = free_port()
+        shutil.copytree(SHIPPED / "rules", folder / "rules")
+        (folder / "targets").mkdir()
+        for service, port in targets.items():
+            (folder / "targets" / f"{service}.yml").write_text(yaml.safe_dump([{"targets": [f"{HOST}:{port}"]}]))
+        config = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
+        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        for job in config["scrape_configs"]:
+            job.pop("dns_sd_configs", None)
+            for static in job.get("static_configs", []):
+                static["targets"] = [f"{HOST}:{self.port}"]
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+
+    def __enter__(self) -> Prometheus:
+        """Start it, and wait until it is ready."""
+        self.log = self.folder / "prometheus.log"
+        command = [
+            "prometheus",
+            f"--config.file={self.folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address={HOST}:{self.port}",
+        ]
+        with self.log.open("wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                fetch(f"{self.url}/-/ready")
+                return self
+            except OSError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.__exit__()
+                    pytest.fail(f"Prometheus did not start:\n{self.log.read_text()[-3000:]}")
+                time.sleep(0.1)
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+    @property
+    def url(self) -> str:
+        """Where its API is."""
+        return f"http://{HOST}:{self.port}"
+
+    def query(self, promql: str) -> list[float]:
+        """Values of the series that an expression finds now, NaN left out; a refused expression fails the test."""
+        try:
+            answer = json.loads(fetch(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": promql})))
+        except urllib.error.HTTPError as error:
+            pytest.fail(f"{promql}: {error.read().decode()}")
+        values = [float(series["value"][1]) for series in answer["data"]["result"]]
+        return [value for value in values if not math.isnan(value)]
+
+    def get(self, path: str) -> Any:
+        """Data of another API call."""
+        return json.loads(fetch(f"{self.url}/api/v1/{path}"))["data"]
+
+
+def fetch(url: str) -> str:
+    """The body of an answer."""
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return str(answer.read().decode())
+
+
+def panel_expressions() -> set[str]:
+    """Every expression of every panel."""
+    every = [panel for path in DASHBOARDS for panel in json.loads(path.read_text())["panels"]]
+    return {target["expr"] for panel in every for target in panel.get("targets", [])}
+
+
+def rules() -> list[dict[str, Any]]:
+    """Every rule."""
+    files = [yaml.safe_load(path.read_text()) for path in sorted((SHIPPED / "rules").glob("*.yml"))]
+    return [rule for file in files for group in file["groups"] for rule in group["rules"]]
+
+
+def selectors(promql: str) -> set[str]:
+    """The series that an expression reads, with their label matchers."""
+    return set(re.findall(r"\b(?:xopd[:_][a-z0-9_:]+|up)\b(?:\{[^}]*\})?", promql))
+
+
+def repeated_series(page: str) -> list[Any]:
+    """Series that stand on a /metrics page more than once."""
+    samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
+    counts = Counter((sample.name, tuple(sorted(sample.labels.items()))) for sample in samples)
+    return [series for series, count in counts.items() if count > 1]
+
+
+@pytest.fixture
+def ports() -> dict[str, int]:
+    return {service: free_port() for service in ("trainer", "rollout", "teacher")}
+
+
+@pytest.fixture
+def run(tmp_path: Path, ports: dict[str, int]) -> Iterator[Run]:
+    config = make_world(tmp_path, run={"steps": 2000, "checkpoint_every": 20}, evals={"every": 10})
+    given = {"trainer.port": "trainer", "rollout.port": "rollout", "teacher.http_port": "teacher"}
+    run = Run(config, *(part for name, service in given.items() for part in ("--set", f"{name}={ports[service]}")))
+    yield run
+    run.stop()
+
+
+def test_every_expression_finds_its_series(tmp_path: Path, run: Run, ports: dict[str, int]) -> None:
+    (tmp_path / "prometheus").mkdir()
+    # From the first: what happens once, such as the encoding of clips, is seen as an increase.
+    with Prometheus(tmp_path / "prometheus", ports) as prometheus:
+        run.wait_for_step(12)
+        recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+        alerts = {rule["alert"]: rule["expr"] for rule in rules() if "alert" in rule}
+        wanted = panel_expressions() | set(recorded) | set(recorded.values())
+        wanted |= {series for expression in alerts.values() for series in selectors(expression)}
+
+        missing = wanted - MAY_BE_EMPTY.keys()
+        deadline = time.monotonic() + PATIENCE_S
+        while missing and time.monotonic() < deadline:
+            time.sleep(1.0)
+            missing = {promql for promql in missing if not prometheus.query(promql)}
+        assert missing == set()
+
+        for promql, reason in MAY_BE_EMPTY.items():
+            assert promql in wanted, f"no longer asked for: {promql} ({reason})"
+            prometheus.query(promql)
+        hold = {name for name, promql in alerts.items() if prometheus.query(promql)}
+        assert hold <= MAY_HOLD.keys(), "a healthy run alerts"
+
+        evaluated = [rule for group in prometheus.get("rules")["groups"] for rule in group["rules"]]
+        assert len(evaluated) == len(recorded) + len(alerts)
+        assert [rule for rule in evaluated if rule["health"] != "ok"] == []
+        targets = prometheus.get("targets?state=active")["activeTargets"]
+        assert sorted(target["labels"]["job"] for target in targets if target["health"] == "up") == [
+            "prometheus",
+            "xopd-rollout",
+            "xopd-teacher",
+            "xopd-trainer",
+        ]
+        for service, port in ports.items():
+            page = fetch(f"http://{HOST}:{port}/metrics")
+            assert f"xopd_{service}_" in page
+            assert repeated_series(page) == [], service

@@ -1,0 +1,85 @@
+"""docs/METRICS.md is what the code exports, and what it exports is well formed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from xopd_trainer.learner import StepResult
+from xopd_trainer.ledger import Ledger
+from xopd_trainer.metrics import TrainerMetrics
+from xopd_trainer.step import StepRunner
+
+from tools.metrics_page import PAGE, Series, page, registries, series_of
+from xopd.v1 import trajectory_pb2 as pb
+
+LABELS = {"modality", "purpose", "outcome", "reason", "activity", "method", "kind", "stage", "stream", "split", "part"}
+SERVICES = ("trainer", "rollout", "teacher")
+
+
+def documented(service: str) -> list[Series]:
+    return list(series_of(registries()[service]))
+
+
+def test_the_page_is_current() -> None:
+    assert PAGE.read_text() == page(), "run make docs"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_series_says_what_it_is(service: str) -> None:
+    for series in documented(service):
+        assert series.help, series.name
+        assert series.unit, series.name
+        assert re.fullmatch(rf"xopd_{service}_[a-z0-9_]+|process_[a-z_]+", series.name)
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_labels_are_bounded(service: str) -> None:
+    for series in documented(service):
+        assert set(series.labels) <= LABELS, series.name
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_series_is_shown_twice(service: str) -> None:
+    text = generate_latest(registries()[service]).decode()
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    counts = Counter((s.name, tuple(sorted(s.labels.items()))) for s in samples)
+    assert [key for key, count in counts.items() if count > 1] == []
+
+
+def test_a_step_fills_the_trainers_figures() -> None:
+    metrics = TrainerMetrics()
+    metrics.record_step(
+        {"step": 3, "policy_version": 3, "seconds": {"rollout": 1.0, "total": 2.0}},
+        StepResult(float("nan"), 0.1, None, 1.0, 1e-4, True, {}, 64),
+        Ledger(dispatched=8, trained=8, redispatched=2),
+    )
+    metrics.record_lag(1, 2)
+    metrics.record_published(100)
+    metrics.record_published(250)
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    assert value("xopd_trainer_steps_skipped_total") == 1
+    assert value("xopd_trainer_tokens_total", stage="teacher") == 64
+    assert value("xopd_trainer_trajectories", outcome="redispatched") == 2
+    assert value("xopd_trainer_policy_lag", part="in_flight") == 1
+    assert value("xopd_trainer_policy_lag", part="in_queue") == 2
+    assert value("xopd_trainer_published_bytes_total") == 250
+    assert value("xopd_trainer_loss", part="in") == 0.1
+    assert value("xopd_trainer_loss", part="cross") is None
+
+
+def test_policy_lag_is_split_where_the_answer_arrives() -> None:
+    """Sampled from versions 3 and 4, come when 5 was the newest, trained by version 7 in step 8."""
+    runner = SimpleNamespace(publisher=SimpleNamespace(version=5), lag_in_flight=0, lag_in_queue=0)
+    answer = pb.TrajectoryGroup(
+        trajectories=[pb.Trajectory(policy_versions=[4, 4]), pb.Trajectory(policy_versions=[3])]
+    )
+    StepRunner._note_lag(runner, 8, answer)  # type: ignore[arg-type]
+    assert (runner.lag_in_flight, runner.lag_in_queue) == (2, 2)
