@@ -40,10 +40,10 @@ It shares its tokenizer with the tiny speech student, byte for byte. A chain has
 
 """,
 }
-TEACHER_TRAINING = "{start} on tasks drawn afresh at every step, {steps} steps of 48, cross-entropy on the response."
+TEACHER_TRAINING = "{start}on tasks drawn afresh at every step, {steps} steps of 48, cross-entropy on the response."
 STARTS = {
-    "teacher": "From scratch",
-    "teacher_large": "Grown from the tiny text teacher (its weights fill the first rows and columns), then trained",
+    "teacher": "From scratch ",
+    "teacher_large": "Grown from the tiny text teacher (its weights fill the first rows and columns), then trained\n",
 }
 MARK = "## Measured\n"
 
