@@ -9,11 +9,11 @@ VENV_PYTHON = $(BIN)/python
 DEMO = examples/tiny/demo.yaml
 TESTS = tests
 
-.PHONY: help setup demo data test lint protos lock docs clean
+.PHONY: help setup demo data test lint lint-deploy protos lock docs clean
 
 help: ## this list
 	@echo "make TARGET, with TARGET one of"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' Makefile | expand -t 16
 
 setup: ## .venv with everything (PYTHON=python3.12 picks the interpreter, PIP_ARGS=... goes to pip)
 	@PIP_ARGS="$(PIP_ARGS)" PYTHON="$(PYTHON)" tools/setup.sh
@@ -29,6 +29,9 @@ test: data ## all tests (TESTS=tests/unit for a part)
 
 lint: setup ## ruff, mypy, buf, generated code, requirement sets, forbidden strings
 	@tools/lint.sh
+
+lint-deploy: setup ## Dockerfiles, compose, Kubernetes overlays and Prometheus's files, without deploying them
+	$(VENV_PYTHON) tools/lint_deploy.py
 
 protos: setup ## regenerate xopd/v1 from protos/
 	$(VENV_PYTHON) tools/protos.py

@@ -1,0 +1,290 @@
+"""Every overlay of deploy/k8s, rendered by kustomize: valid by the schemas, and consistent with the services."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from xopd_teacher.server import LAST_WORDS_S
+from xopd_trainer.trainer import STOP_GRACE_S
+
+from tests.unit.deploy.conftest import ROOT
+from tools.metrics_page import exported_names
+from xopd.config import Config, load_config
+from xopd.families.registry import FAMILIES
+
+Resource = dict[str, Any]
+Render = Callable[[str], list[Resource]]
+OVERLAYS = sorted(path.parent.name for path in (ROOT / "deploy" / "k8s" / "overlays").glob("*/kustomization.yaml"))
+SYSTEMS = [name for name in OVERLAYS if name.startswith(("tiny", "qwen3"))]
+NAME = "app.kubernetes.io/name"
+MADE_BY_HAND = {"redis-auth", "grafana-admin"}
+each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
+each_system = pytest.mark.parametrize("overlay", SYSTEMS)
+
+
+def of_kind(resources: list[Resource], *kinds: str) -> dict[str, Resource]:
+    return {each["metadata"]["name"]: each for each in resources if each["kind"] in kinds}
+
+
+def templates(resources: list[Resource]) -> dict[str, Resource]:
+    """Pod templates by the resource's name."""
+    found = {}
+    for name, each in of_kind(resources, "Deployment", "StatefulSet", "Job", "JobSet").items():
+        spec = each["spec"]
+        found[name] = (spec["replicatedJobs"][0]["template"]["spec"] if each["kind"] == "JobSet" else spec)["template"]
+    return found
+
+
+def container(template: Resource) -> Resource:
+    (only,) = template["spec"]["containers"]
+    return dict(only)
+
+
+def settings(resources: list[Resource], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """What service `name` reads: the configuration's file and its own environment."""
+    (config_map,) = (each for each in of_kind(resources, "ConfigMap").values())
+    (tmp_path / "config.yaml").write_text(config_map["data"]["config.yaml"])
+    with monkeypatch.context() as patched:
+        for variable in container(templates(resources)[name])["env"]:
+            if variable["name"].startswith("XOPD_"):
+                value = variable.get("value", "from-a-field")
+                patched.setenv(variable["name"], value.replace("$(REDIS_PASSWORD)", "secret"))
+        return load_config(tmp_path / "config.yaml")
+
+
+def test_there_are_the_overlays() -> None:
+    assert {"tiny-cpu", "qwen3-omni-gpu", "observability", "autoscale-keda", "autoscale-hpa"} <= set(OVERLAYS)
+
+
+@each_overlay
+def test_it_renders_and_is_valid(overlay: str, rendered: Render, lint: ModuleType) -> None:
+    resources = rendered(overlay)
+    assert lint.problems(resources) == []
+    scoped = [each for each in resources if each["kind"] not in ("Namespace", "PriorityClass")]
+    assert {each["metadata"]["namespace"] for each in scoped} == {"xopd"}
+    assert not of_kind(resources, "Secret")
+
+
+def test_manifests_of_no_overlay_are_valid(lint: ModuleType) -> None:
+    assert lint.lint_loose() == []
+    (secret,) = lint.load((ROOT / "deploy" / "k8s" / "secret.example.yaml").read_text())
+    assert secret["stringData"] == {"password": ""}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "kind", "path"),
+    [
+        ("tiny-cpu", "Deployment", ("spec", "template", "spec")),
+        ("tiny-cpu", "NetworkPolicy", ("spec",)),
+        ("autoscale-keda", "ScaledObject", ("spec",)),
+        ("autoscale-hpa", "HorizontalPodAutoscaler", ("spec", "behavior", "scaleDown")),
+        ("qwen3-omni-gpu-jobset", "JobSet", ("spec", "failurePolicy")),
+    ],
+)
+def test_a_misspelt_field_is_found(
+    overlay: str, kind: str, path: tuple[str, ...], rendered: Render, lint: ModuleType
+) -> None:
+    wrong = copy.deepcopy(next(each for each in rendered(overlay) if each["kind"] == kind))
+    node = wrong
+    for key in path:
+        node = node[key]
+    node["terminatoinGracePeriodSeconds"] = 3
+    (problem,) = lint.problems([wrong])
+    assert "terminatoin" in problem
+
+
+@each_system
+def test_every_service_accepts_its_settings(
+    overlay: str, rendered: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = rendered(overlay)
+    trainer = settings(resources, "trainer", tmp_path, monkeypatch)
+    rollout = settings(resources, "rollout", tmp_path, monkeypatch)
+    teacher = settings(resources, "teacher", tmp_path, monkeypatch)
+    assert trainer.teacher.endpoints == [f"teacher:{teacher.teacher.port}"]
+    assert trainer.redis.url == rollout.redis.url == "redis://:secret@redis:6379/0"
+    assert teacher.teacher.path == trainer.teacher.path  # the trainer reads its tokenizer
+    assert trainer.student == rollout.student
+
+    pods = {name: template["spec"] for name, template in templates(resources).items()}
+    grace = {name: pod.get("terminationGracePeriodSeconds") for name, pod in pods.items()}
+    assert grace["rollout"] > rollout.rollout.drain_timeout_s
+    assert grace["teacher"] > teacher.teacher.deadline_s + LAST_WORDS_S
+    assert grace["trainer"] > STOP_GRACE_S
+    startup = container(templates(resources)["trainer"])["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] > trainer.teacher.patience_s
+    limits = {name: container(template)["resources"]["limits"] for name, template in templates(resources).items()}
+    if "gpu" in overlay:
+        assert limits["rollout"]["nvidia.com/gpu"] == str(rollout.rollout.tensor_parallel)
+
+
+@each_system
+def test_ports_agree(overlay: str, rendered: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = rendered(overlay)
+    services = of_kind(resources, "Service")
+    for name in ("teacher", "rollout", "trainer"):
+        section = getattr(settings(resources, name, tmp_path, monkeypatch), name)
+        wanted = {"http": getattr(section, "http_port", section.port)}
+        if name == "teacher":
+            wanted["grpc"] = section.port
+        about = container(templates(resources)[name])
+        assert {port["name"]: port["containerPort"] for port in about["ports"]} == wanted
+        assert {port["name"]: port["port"] for port in services[name]["spec"]["ports"]} == wanted
+        assert services[name]["spec"]["clusterIP"] == "None"
+        assert services[name]["spec"]["selector"].items() <= templates(resources)[name]["metadata"]["labels"].items()
+        paths = {kind: about[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
+        assert {probe["port"] for probe in paths.values()} == {"http"}
+        assert (paths["readiness"]["path"], paths["liveness"]["path"]) == ("/readyz", "/healthz")
+
+
+@each_overlay
+def test_pods_keep_to_the_restricted_standard(overlay: str, rendered: Render) -> None:
+    for name, template in templates(rendered(overlay)).items():
+        pod, about = template["spec"], container(template)
+        assert pod["securityContext"]["runAsNonRoot"], name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert about["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }, name
+        assert pod["automountServiceAccountToken"] is False
+        # Variables such as XOPD_..., made by Kubernetes for a service of that name, would be refused as settings.
+        assert pod["enableServiceLinks"] is False
+        assert {"cpu", "memory"} <= about["resources"]["requests"].keys()
+        assert "memory" in about["resources"]["limits"]
+
+
+@each_overlay
+def test_what_is_referred_to_is_there(overlay: str, rendered: Render) -> None:
+    resources = rendered(overlay)
+    there = {kind: set(of_kind(resources, kind)) for kind in ("ConfigMap", "PersistentVolumeClaim", "PriorityClass")}
+    for template in templates(resources).values():
+        text = yaml.safe_dump(template)
+        volumes = template["spec"].get("volumes", [])
+        sources = [source for each in volumes for source in each.get("projected", {}).get("sources", [])]
+        configs = {each["configMap"]["name"] for each in [*volumes, *sources] if "configMap" in each}
+        assert configs <= there["ConfigMap"]
+        claims = {each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each}
+        assert claims <= there["PersistentVolumeClaim"]
+        assert {template["spec"].get("priorityClassName")} - {None} <= there["PriorityClass"]
+        assert set(re.findall(r"secretKeyRef:\s+key: password\s+name: (\S+)", text)) <= MADE_BY_HAND
+        mounts = {mount["name"] for mount in container(template).get("volumeMounts", [])}
+        stated = {each["name"] for each in volumes}
+        assert mounts == stated or (mounts == {"data"} and not stated)  # Redis's claim is a template
+
+
+def edges(resources: list[Resource]) -> Iterator[tuple[str, str, int]]:
+    """(from, to, port) between the namespace's pods, where both sides' policies allow it."""
+    policies = [each["spec"] for each in of_kind(resources, "NetworkPolicy").values()]
+    pods = {template["metadata"]["labels"][NAME] for template in templates(resources).values()}
+
+    def _names(selector: Resource | None) -> set[str]:
+        if selector is None:
+            return set()
+        names = set(pods)
+        if NAME in selector.get("matchLabels", {}):
+            names &= {selector["matchLabels"][NAME]}
+        for expression in selector.get("matchExpressions", ()):
+            names &= set(expression["values"])
+        return names
+
+    def _allowed(direction: str, side: str) -> set[tuple[str, str, int]]:
+        return {
+            (own, peer, port["port"])
+            for spec in policies
+            for rule in spec.get(direction, ())
+            for each in rule[side]
+            for port in rule["ports"]
+            for own in _names(spec["podSelector"])
+            for peer in _names(each.get("podSelector"))
+        }
+
+    into = {(peer, own, port) for own, peer, port in _allowed("ingress", "from")}
+    yield from into & _allowed("egress", "to")
+
+
+def test_only_the_edges_of_the_data_flow_are_open(rendered: Render) -> None:
+    resources = [*rendered("tiny-cpu"), *rendered("observability")]
+    deny = of_kind(resources, "NetworkPolicy")["default-deny"]["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert set(edges(resources)) == {
+        ("trainer", "redis", 6379),
+        ("rollout", "redis", 6379),
+        ("trainer", "teacher", 50051),
+        ("prometheus", "trainer", 8080),
+        ("prometheus", "rollout", 8080),
+        ("prometheus", "teacher", 8080),
+        ("grafana", "prometheus", 9090),
+    }
+
+
+@pytest.mark.parametrize("overlay", ["autoscale-keda", "autoscale-hpa"])
+def test_autoscalers_scale_what_there_is_by_series_that_exist(overlay: str, rendered: Render) -> None:
+    scalers = of_kind(rendered(overlay), "ScaledObject", "HorizontalPodAutoscaler")
+    assert set(scalers) == {"rollout", "teacher"}
+    services = of_kind([*rendered("tiny-cpu"), *rendered("observability")], "Service")
+    known = exported_names() | {"up"}
+    for name, scaler in scalers.items():
+        target = scaler["spec"]["scaleTargetRef"]
+        assert (target["kind"], target["name"]) == ("Deployment", name)
+        assert name in of_kind(rendered("tiny-cpu"), "Deployment")
+        for trigger in scaler["spec"].get("triggers", ()):
+            about = trigger["metadata"]
+            host, port = re.fullmatch(r"http://(\w+)\.xopd\.svc:(\d+)", about["serverAddress"]).groups()  # type: ignore[union-attr]
+            assert int(port) in {each["port"] for each in services[host]["spec"]["ports"]}
+            assert set(re.findall(r"xopd_\w+|\bup\b", about["query"])) <= known
+    if overlay == "autoscale-keda":
+        assert all(scaler["spec"]["minReplicaCount"] == 0 for scaler in scalers.values())
+
+
+def test_disruption_budgets_cover_every_service(rendered: Render) -> None:
+    resources = rendered("tiny-cpu")
+    budgets = of_kind(resources, "PodDisruptionBudget")
+    assert set(budgets) == {"teacher", "rollout", "trainer"}
+    for name, budget in budgets.items():
+        assert budget["spec"]["selector"]["matchLabels"] == {NAME: name}
+
+
+@pytest.mark.parametrize(("stop", "own", "expected"), [(True, 0, 143), (False, 0, 0), (False, 2, 2)])
+def test_a_stopped_trainer_is_no_finished_job(
+    stop: bool, own: int, expected: int, rendered: Render, tmp_path: Path
+) -> None:
+    job = of_kind(rendered("tiny-cpu"), "Job")["trainer"]["spec"]
+    about = container(job["template"])
+    # Stands for the trainer: says what it was given, and on SIGTERM ends with 0 as the trainer does.
+    wait = "sleep 30 & nap=$!; trap 'kill $nap; exit 0' TERM; touch $HOME/up; wait" if stop else f"exit {own}"
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho $@ > $HOME/arguments\n{wait}\n")
+    (tmp_path / "python").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    process = subprocess.Popen([*about["command"], *about["args"]], env=environment)
+    if stop:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "up").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.terminate()
+    assert process.wait(20) == expected
+    assert (tmp_path / "arguments").read_text() == "-m xopd_trainer --config /etc/xopd/config.yaml --resume\n"
+    ignored = [rule["onExitCodes"]["values"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    assert ignored == [[143]]
+
+
+def test_the_jobset_runs_the_jobs_pod(rendered: Render) -> None:
+    job = templates(rendered("qwen3-omni-gpu"))["trainer"]
+    assert templates(rendered("qwen3-omni-gpu-jobset"))["trainer"]["spec"] == job["spec"]
+    assert not of_kind(rendered("qwen3-omni-gpu-jobset"), "Job")
+
+
+def test_the_overlay_of_an_unsupported_family_says_so() -> None:
+    text = (ROOT / "deploy" / "k8s" / "overlays" / "qwen3-omni-gpu" / "kustomization.yaml").read_text()
+    assert ("A TEMPLATE" in text) == (not any(family.startswith("qwen3_omni") for family in FAMILIES))
