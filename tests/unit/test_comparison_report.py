@@ -10,8 +10,8 @@ import re
 import pytest
 from rich.console import Console
 
+from tests.unit.html_checks import assert_ids_do_not_collide, assert_needs_no_network
 from tests.unit.synthetic_comparison import ENTRIES, write_comparison
-from tests.unit.test_report import Links
 from xopd.report.comparison.build import build_comparison
 from xopd.report.comparison.formats import csv_text, escape_latex, latex, markdown, rich_table, shown
 from xopd.report.comparison.structure import Column, Interval, Number, Row, Table
@@ -152,19 +152,11 @@ def test_all_files_are_whole_and_nothing_partial_is_left(built):
 
 
 def test_the_page_needs_no_network(page):
-    links = Links()
-    links.feed(page)
-    assert links.fetched == []
-    assert "@import" not in page
-    assert not re.search(r"url\((?!#)", page)
+    assert_needs_no_network(page)
 
 
 def test_ids_on_the_page_do_not_collide(page):
-    links = Links()
-    links.feed(page)
-    assert len(links.ids) == len(set(links.ids))
-    for reference in set(re.findall(r'(?:href="|url\()#([^")]+)', page)):
-        assert reference in links.ids
+    assert_ids_do_not_collide(page)
 
 
 def test_the_page_holds_what_a_reader_looks_for(page, built):

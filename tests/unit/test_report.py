@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import html.parser
 import json
-import re
 
 import pytest
 from rich.console import Console
 
+from tests.unit.html_checks import assert_ids_do_not_collide, assert_needs_no_network
 from tests.unit.synthetic_run import write_run
 from xopd.cli.finish import print_summary
 from xopd.errors import UserError
@@ -72,36 +71,12 @@ def test_the_outcome_fits_eighty_columns(folder):
         assert needed in text.replace("\n", " ")
 
 
-class Links(html.parser.HTMLParser):
-    """Collects what a browser would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.ids: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        for name, value in attrs:
-            if name in ("src", "href", "xlink:href") and not (value or "").startswith("#"):
-                self.fetched.append(value or "")
-            if name == "id":
-                self.ids.append(value or "")
-
-
 def test_the_page_needs_no_network(page):
-    links = Links()
-    links.feed(page)
-    assert links.fetched == []
-    assert "@import" not in page
-    assert not re.search(r"url\((?!#)", page)
+    assert_needs_no_network(page)
 
 
 def test_ids_of_the_drawings_do_not_collide(page):
-    links = Links()
-    links.feed(page)
-    assert len(links.ids) == len(set(links.ids))
-    for reference in set(re.findall(r'(?:href="|url\()#([^")]+)', page)):
-        assert reference in links.ids
+    assert_ids_do_not_collide(page)
 
 
 def test_the_page_tells_the_outcome(page):

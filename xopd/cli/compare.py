@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from xopd.cli.show import SetOption
+from xopd.cli.show import PlainOption, SetOption, StartTimeoutOption
 
 HELP = "Run several methods and seeds on equal data and budget, and write the paper's tables and a report."
 
@@ -23,12 +23,8 @@ def compare(
         str | None, typer.Option("--directory", metavar="FOLDER", help="In place of the file's `directory`.")
     ] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Runs at the same time.")] = None,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Plain lines, no live view (also without a terminal).")
-    ] = False,
-    start_timeout: Annotated[
-        float, typer.Option("--start-timeout", metavar="SECONDS", min=1, help="Longest wait for a service to be ready.")
-    ] = 600.0,
+    plain: PlainOption = False,
+    start_timeout: StartTimeoutOption = 600.0,
 ) -> None:
     """Run what is not finished yet; the same command continues a comparison that was stopped."""
     import asyncio

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import signal
-from collections.abc import Coroutine
-from typing import Any
 
 from xopd.cli.fleet import Fleet, child_environment
 from xopd.cli.rundir import RunFolder
+from xopd.cli.stopping import Stop
 from xopd.cli.view import View
 from xopd.errors import UserError
 from xopd.service.supervisor import ProcessFailedError, Supervisor
@@ -42,18 +40,16 @@ class Session:
         self.view = view
         self.start_timeout_s = start_timeout_s
         self.failure: UserError | None = None
-        self.stopped_by = 0
-        """Number of the signal that ended the session, 0 for none."""
-        self._stop = asyncio.Event()
+        self.stop = Stop()
 
     async def run(self) -> Outcome:
         """Run until the trainer ends, a signal comes, or something cannot be had."""
         supervisor = Supervisor(child_environment(), self.view.event, self.folder.processes / "pids.json")
-        self._catch_signals(supervisor)
+        self.stop.catch_signals(supervisor, self.view.event, "the trainer writes a checkpoint first")
         showing = asyncio.create_task(self.view.show(supervisor))
         try:
-            await unless_stopped(self._bring_up(supervisor), self._stop)
-            await unless_stopped(self._watch(supervisor), self._stop)
+            await self.stop.unless_asked(self._bring_up(supervisor))
+            await self.stop.unless_asked(self._watch(supervisor))
         except UserError as error:
             self.failure = error
         finally:
@@ -62,23 +58,9 @@ class Session:
             with contextlib.suppress(asyncio.CancelledError):
                 await showing
             await supervisor.aclose()
-        if self._stop.is_set() and not self.folder.summary.exists():
+        if self.stop.asked.is_set() and not self.folder.summary.exists():
             return Outcome.STOPPED
         return Outcome.FAILED if self.failure is not None else Outcome.FINISHED
-
-    def _catch_signals(self, supervisor: Supervisor) -> None:
-        def _caught(signum: signal.Signals) -> None:
-            if self._stop.is_set():
-                self.view.event("killing what is left")
-                supervisor.kill_all()
-            else:
-                self.stopped_by = int(signum)
-                self._stop.set()
-                self.view.event("stopping: the trainer writes a checkpoint first; once more Ctrl-C kills everything")
-
-        loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(signum, _caught, signum)
 
     async def _bring_up(self, supervisor: Supervisor) -> None:
         fleet = self.fleet
@@ -114,18 +96,3 @@ class Session:
             self.view.event(str(supervisor.failure(trainer)))
         await supervisor.stop([*names["rollout"], *names["teacher"]], POD_GRACE_S)
         await supervisor.stop(names["redis"], REDIS_GRACE_S)
-
-
-async def unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
-    """Await `work`, or cancel it when `stop` is set; not begun where it is set already."""
-    if stop.is_set():
-        work.close()
-        return
-    doing = asyncio.create_task(work)
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((doing, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not doing.done():
-        doing.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await doing

@@ -15,6 +15,11 @@ SetOption = Annotated[
     typer.Option("--set", metavar="A.B=VALUE", help="Override one setting; may be repeated.", show_default=False),
 ]
 
+PlainOption = Annotated[bool, typer.Option("--plain", help="Plain lines, no live view (also without a terminal).")]
+StartTimeoutOption = Annotated[
+    float, typer.Option("--start-timeout", metavar="SECONDS", min=1, help="Longest wait for a service to be ready.")
+]
+
 
 def print_failure(error: UserError) -> None:
     """One sentence on standard error; the end of a log below it where the error brings one."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from xopd.cli.show import SetOption
+from xopd.cli.show import PlainOption, SetOption, StartTimeoutOption
 
 HELP = "Run the whole system on this machine: Redis, teacher, rollout pods and trainer, then the report."
 
@@ -16,12 +16,8 @@ def up(
     set_: SetOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run from its last checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove an earlier run of this name first.")] = False,
-    plain: Annotated[
-        bool, typer.Option("--plain", help="Plain lines, no live view (also without a terminal).")
-    ] = False,
-    start_timeout: Annotated[
-        float, typer.Option("--start-timeout", metavar="SECONDS", min=1, help="Longest wait for a service to be ready.")
-    ] = 600.0,
+    plain: PlainOption = False,
+    start_timeout: StartTimeoutOption = 600.0,
 ) -> None:
     """Start everything in order, watch over it, and show how it goes."""
     import asyncio
@@ -55,4 +51,4 @@ def up(
         raise session.failure
     console.print("Stopped.")
     finish.print_resume(console, again, folder)
-    raise typer.Exit(128 + session.stopped_by)
+    raise typer.Exit(128 + session.stop.signal)

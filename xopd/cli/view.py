@@ -82,15 +82,18 @@ class StatusReader:
         """Refresh `scene`; an answer that does not come leaves the old one."""
         scene.processes = supervisor.processes
         trainer = supervisor.processes.get("trainer")
-        url = trainer.addresses.get("http") if trainer is not None else None
-        if not url:
-            return
+        status = await self.ask(trainer.addresses.get("http") if trainer is not None else None)
+        scene.status = status or scene.status
+
+    async def ask(self, address: str | None) -> TrainerStatus | None:
+        """The status of the trainer at `address` (host:port); None where it does not answer, or is not there yet."""
+        if not address:
+            return None
         try:
-            answer = await self._http.get(f"http://{url}/status")
-            if answer.status_code == 200:
-                scene.status = TrainerStatus.model_validate(answer.json())
+            answer = await self._http.get(f"http://{address}/status")
+            return TrainerStatus.model_validate(answer.json()) if answer.status_code == 200 else None
         except (httpx.HTTPError, ValidationError, ValueError):
-            return
+            return None
 
     async def aclose(self) -> None:
         """Close the HTTP client."""

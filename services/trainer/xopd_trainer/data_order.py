@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xopd.data import Item
 from xopd.errors import UserError
@@ -27,10 +29,15 @@ class DataOrder:
         self.items = list(items)
         self.batch = batch
         self.seed = seed
+        # Steps come in order, so the newest pass is the one that is asked for again.
+        self._order_of = lru_cache(maxsize=1)(self._shuffle)
 
     def items_of(self, step: int) -> list[Item]:
         """Items of step `step` (counted from 1); no item twice in one step."""
         per_pass = len(self.items) // self.batch
         passes, index = divmod(step - 1, per_pass)
-        order = np.random.default_rng([self.seed, passes]).permutation(len(self.items))
+        order = self._order_of(passes)
         return [self.items[i] for i in order[index * self.batch : (index + 1) * self.batch]]
+
+    def _shuffle(self, passes: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, passes]).permutation(len(self.items))

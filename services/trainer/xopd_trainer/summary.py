@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from xopd.config import Config
 from xopd.errors import UserError
 from xopd.evals.intervals import paired_bootstrap
+from xopd.service.machine import describe_machine
 from xopd_trainer.evaluation import Evaluation
 from xopd_trainer.ledger import Ledger
 from xopd_trainer.status import Status
@@ -63,11 +60,7 @@ def make_summary(
         "throughput": {f"{stage}_tokens_per_s": value for stage, value in tokens_per_s.items()},
         "seconds": status.seconds,
         "finished_at": time.time(),
-        "machine": {
-            "cpus": len(os.sched_getaffinity(0)),
-            "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-            "platform": platform.platform(),
-        },
+        "machine": describe_machine(),
     }
 
 

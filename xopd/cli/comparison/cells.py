@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,8 +33,6 @@ class Progress:
     seconds: float | None = None
     """What it took, once finished by this process."""
     problem: str = ""
-    status: dict[str, Any] = field(default_factory=dict)
-    """The trainer's newest answer."""
 
     @property
     def folder(self) -> RunFolder:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import platform
 import shlex
-import signal
 import time
 from collections.abc import Sequence
-from typing import Any
 
-import psutil
 import typer
 from rich.console import Console
 
@@ -23,8 +18,10 @@ from xopd.cli.comparison.search import choose_rates, read_search
 from xopd.cli.comparison.session import ComparisonSession
 from xopd.cli.comparison.view import make_view
 from xopd.cli.show import duration
+from xopd.cli.stopping import Stop
 from xopd.errors import UserError
 from xopd.report.palette import QUIET
+from xopd.service.machine import describe_machine
 
 
 def command_line(
@@ -51,21 +48,9 @@ async def run_cells(
     if all(cell.state == "finished" for cell in cells):
         return
     view = make_view(console, matrix.folder.name, cells, matrix.file.jobs, plain)
-    stop, caught = asyncio.Event(), [0]
+    stop = Stop()
     session = ComparisonSession(matrix, cells, view.event, start_timeout_s, stop)
-
-    def _caught(signum: int) -> None:
-        if stop.is_set():
-            view.event("killing what is left")
-            session.supervisor.kill_all()
-        else:
-            caught[0] = signum
-            stop.set()
-            view.event("stopping: the trainers write checkpoints first; once more Ctrl-C kills everything")
-
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(signum, _caught, int(signum))
+    stop.catch_signals(session.supervisor, view.event, "the trainers write checkpoints first")
     showing, began = asyncio.create_task(view.show()), time.monotonic()
     try:
         await session.run()
@@ -75,11 +60,11 @@ async def run_cells(
             await showing
         _add_wall_time(matrix, time.monotonic() - began)
     problem = _problem_of(cells)
-    if stop.is_set():
+    if stop.asked.is_set():
         done = sum(cell.state == "finished" for cell in cells)
         console.print(f"Stopped with {done} of {len(cells)} runs finished.")
         console.print(f"Continue with: [bold]{command}[/bold]", soft_wrap=True)
-        raise typer.Exit(128 + caught[0])
+        raise typer.Exit(128 + stop.signal)
     if problem is not None:
         raise problem
 
@@ -91,7 +76,7 @@ def finish_comparison(console: Console, matrix: Matrix, cells: list[Progress], c
 
     wall_s = _wall_time(matrix)
     search = read_search(matrix.file, matrix.path)
-    write_manifest(matrix, {"search": search, "machine": _machine(), "wall_s": wall_s, "command": command})
+    write_manifest(matrix, {"search": search, "machine": describe_machine(), "wall_s": wall_s, "command": command})
     built = build_comparison(matrix.folder)
     for table in built.tables:
         console.print()
@@ -137,11 +122,3 @@ def _wall_time(matrix: Matrix) -> float:
 def _add_wall_time(matrix: Matrix, seconds: float) -> None:
     # Kept over several lives, so that the report's figure is that of the whole comparison.
     write_manifest(matrix, {"wall_s": _wall_time(matrix) + seconds})
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "cpus": len(os.sched_getaffinity(0)),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "platform": platform.platform(),
-    }

@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-import httpx
-
 from xopd.cli.comparison.cells import Progress, begin, tidy
 from xopd.cli.comparison.matrix import Matrix
 from xopd.cli.fleet import (
@@ -25,7 +23,9 @@ from xopd.cli.fleet import (
     variable,
 )
 from xopd.cli.rundir import RunFolder
-from xopd.cli.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S, unless_stopped
+from xopd.cli.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S
+from xopd.cli.stopping import Stop
+from xopd.cli.view import StatusReader
 from xopd.errors import UserError
 from xopd.service.supervisor import Supervisor
 
@@ -43,9 +43,9 @@ class ComparisonSession:
         cells: list[Progress],
         on_event: Callable[[str], None],
         start_timeout_s: float,
-        stop: asyncio.Event,
+        stop: Stop,
     ) -> None:
-        """Start nothing yet; `on_event` is told a sentence whenever something happens, `stop` ends everything."""
+        """Start nothing yet; `on_event` is told whatever a person would want to know, `stop` ends everything."""
         self.matrix = matrix
         self.cells = cells
         self.on_event = on_event
@@ -57,17 +57,17 @@ class ComparisonSession:
         """By teacher path: what tells a trainer where that teacher is."""
         self.lanes = min(matrix.file.jobs, max(1, sum(cell.state == "waiting" for cell in cells)))
         self._redis: dict[str, str] = {}
-        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False)
+        self._reader = StatusReader()
 
     async def run(self) -> None:
-        """Run until every run has ended or `stop` is set; then end all processes.
+        """Run until every run has ended or a stop is asked for; then end all processes.
 
         Raises:
             UserError: if a service cannot be had.
         """
         try:
-            await unless_stopped(self._bring_up(), self.stop)
-            await unless_stopped(self._run_lanes(), self.stop)
+            await self.stop.unless_asked(self._bring_up())
+            await self.stop.unless_asked(self._run_lanes())
         finally:
             await self._end()
 
@@ -140,7 +140,9 @@ class ComparisonSession:
         self.on_event(f"{progress.cell.name}: {'goes on' if resume else 'begins'}")
         managed = self.supervisor.start(replace(trainer, name=f"trainer-{lane}"))
         while managed.state != "ended":
-            await self._ask(progress, managed.addresses.get("http"))
+            status = await self._reader.ask(managed.addresses.get("http"))
+            if status is not None:
+                progress.step, progress.phase = status.step, status.phase
             await asyncio.sleep(ASK_EVERY_S)
         if managed.exit_status == 0 and progress.folder.summary.exists():
             progress.state, progress.step = "finished", config.run.steps
@@ -151,18 +153,6 @@ class ComparisonSession:
             progress.state, progress.problem = "failed", str(self.supervisor.failure(managed))
             self.on_event(f"{progress.cell.name}: {progress.problem}")
 
-    async def _ask(self, progress: Progress, address: str | None) -> None:
-        if address is None:
-            return
-        try:
-            answer = await self._http.get(f"http://{address}/status")
-            if answer.status_code == 200:
-                progress.status = answer.json()
-                progress.step = int(progress.status.get("step", 0))
-                progress.phase = str(progress.status.get("phase", ""))
-        except (httpx.HTTPError, ValueError):
-            return
-
     async def _end(self) -> None:
         supervisor = self.supervisor
         trainers = [managed.spec.name for managed in supervisor.of_role("trainer")]
@@ -171,7 +161,7 @@ class ComparisonSession:
         await supervisor.stop(pods, POD_GRACE_S)
         await supervisor.stop([managed.spec.name for managed in supervisor.of_role("redis")], REDIS_GRACE_S)
         await supervisor.aclose()
-        await self._http.aclose()
+        await self._reader.aclose()
         for progress in self.cells:
             if progress.state == "running":
                 progress.state = "waiting"
