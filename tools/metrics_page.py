@@ -45,6 +45,7 @@ UNITS = {
     "redeliveries": "groups",
     "errors": "errors",
     "failures": "batches",
+    "waits": "waits",
     "ready": "0 or 1",
     "up": "0 or 1",
     "training": "0 or 1",

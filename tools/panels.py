@@ -266,9 +266,10 @@ FLEET: dict[str, list[Panel]] = {
             ("sum(increase(xopd_teacher_non_finite_total[5m]))", "NaN or infinite"),
         ),
         panel(
-            "Failed exchanges with Redis",
+            "Outages: failed exchanges with Redis, full disks",
             "short",
-            ("sum by (instance) (increase(xopd_rollout_redis_errors_total[5m]))", "{{instance}}"),
+            ("sum by (instance) (increase(xopd_rollout_redis_errors_total[5m]))", "Redis, {{instance}}"),
+            ("sum by (instance) (increase(xopd_trainer_outage_waits_total[5m]))", "disk, {{instance}}"),
         ),
         panel("Alerts", "none", ('ALERTS{alertname=~"Xopd.*"}', "{{alertname}} {{alertstate}}"), kind="table"),
     ],

@@ -7,11 +7,12 @@ import pytest
 import redis.asyncio as aioredis
 from xopd_trainer.collector import Collector
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
-from xopd_trainer.ledger import Ledger
+from xopd_trainer.lease import TrainerLease
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.watch import watch
 
 from xopd.errors import UserError
+from xopd.ledger import Ledger
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
 from xopd.streams.embedded import EmbeddedServer
@@ -29,7 +30,7 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-async def system(server):
+async def system(server, tmp_path):
     """(dispatcher, collector, ledger, pod): the pod is a plain consumer that the test answers with."""
     client = aioredis.Redis.from_url(server.url)
     await client.flushall()
@@ -37,11 +38,14 @@ async def system(server):
     trajectories = WorkStream(client, KEYS.trajectories, "trainer", "run-1")
     await prompts.ensure_group()
     await trajectories.ensure_group()
-    dispatcher, ledger = Dispatcher(prompts, redispatch_after_s=0.2, max_attempts=3), Ledger()
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.begin_life("run-1", 0)
+    dispatcher = Dispatcher(prompts, ledger, redispatch_after_s=0.2, max_attempts=3, patience_s=20.0)
     collector = Collector(trajectories, dispatcher, ledger, "run-1", vocabulary_size=100)
     task = asyncio.create_task(collector.run())
     yield dispatcher, collector, ledger, WorkStream(client, KEYS.prompts, "rollout", "pod")
     await end_tasks([task])
+    ledger.close()
     await client.aclose()
 
 
@@ -68,6 +72,10 @@ def answer(to, version=None, run_id=None, token=7):
     )  # fmt: skip
 
 
+def lease_of(pod):
+    return TrainerLease(pod.client, KEYS, "run-1", 5.0)
+
+
 async def claim(pod):
     for _ in range(100):
         claims = await pod.read(1, 100)
@@ -87,7 +95,7 @@ async def test_an_answer_resolves_and_is_held_until_acknowledged(system):
     assert await collector.trajectories.length() == 1
     await collector.acknowledge_held()
     assert await collector.trajectories.length() == 0
-    assert ledger.duplicates_dropped == ledger.stale_dropped == 0
+    assert ledger.accounts.duplicates_dropped == ledger.accounts.stale_dropped == 0
 
 
 async def test_duplicates_and_strangers_are_dropped(system):
@@ -102,8 +110,8 @@ async def test_duplicates_and_strangers_are_dropped(system):
     await asyncio.wait_for(futures["g1"], 5)
     while await collector.trajectories.length() > 1:  # all but the accepted one
         await asyncio.sleep(0.02)
-    assert ledger.duplicates_dropped == 2
-    assert ledger.stale_dropped == 2
+    assert ledger.accounts.duplicates_dropped == 2
+    assert ledger.accounts.stale_dropped == 2
 
 
 @pytest.mark.parametrize("wrong", [{"version": 3}, {"token": 100}])
@@ -116,7 +124,7 @@ async def test_the_wrong_policy_or_vocabulary_is_asked_again(system, wrong):
     assert (again.group_id, again.attempt) == ("g1", 1)
     await pod.answer(entry, KEYS.trajectories, answer(again).SerializeToString())
     await asyncio.wait_for(futures["g1"], 5)
-    assert ledger.stale_dropped == 2
+    assert ledger.accounts.stale_dropped == 2
 
 
 async def test_failures(system):
@@ -138,7 +146,7 @@ async def test_failures(system):
 async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path):
     dispatcher, _, _, pod = system
     info = weights_pb2.RunInfo(protocol=1, run_id="run-1")
-    publisher = Publisher(pod.client, KEYS, WeightStore(str(tmp_path), "run-1", 2), info)
+    publisher = Publisher(lease_of(pod), WeightStore(str(tmp_path), "run-1", 2), info, 20.0)
     await publisher.announce_run()
     await publisher.publish(4, {})
     dispatcher.redispatch_after_s = 60.0
@@ -155,7 +163,7 @@ async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path)
 
 async def test_a_silence_ends_the_run_with_a_sentence(system, tmp_path: Path):
     dispatcher, _, _, pod = system
-    publisher = Publisher(pod.client, KEYS, WeightStore(str(tmp_path), "run-1", 2), weights_pb2.RunInfo(protocol=1))
+    publisher = Publisher(lease_of(pod), WeightStore(str(tmp_path), "run-1", 2), weights_pb2.RunInfo(protocol=1), 20.0)
     await dispatcher.submit([group()])
     with pytest.raises(UserError, match="no trajectory has arrived"):
         await asyncio.wait_for(watch(dispatcher, publisher, 0.5), 20)

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 import redis.asyncio as aioredis
-from xopd_trainer.ledger import Ledger
 from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.redis_gauges import keep_gauges, read_gauges
 
+from xopd.ledger import Ledger, TrainedGroup
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
 from xopd.streams.embedded import EmbeddedServer
@@ -67,7 +67,11 @@ async def test_an_emptied_redis_has_empty_queues(client, metrics):
 async def test_a_dead_redis_is_shown_and_ends_nothing(metrics, tmp_path):
     server = EmbeddedServer(tmp_path).start()
     client = aioredis.Redis.from_url(server.url)
-    task = asyncio.create_task(keep_gauges(client, KEYS, metrics, Ledger(trained=5)))
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.begin_life("life", 0)
+    ledger.dispatched(1, {"a": 5})
+    ledger.trained(1, [TrainedGroup("a", b"content", 5, True)], 0)
+    task = asyncio.create_task(keep_gauges(client, KEYS, metrics, ledger))
     while value(metrics, "redis_up") != 1:
         await asyncio.sleep(0.05)
     server.kill()
@@ -76,4 +80,5 @@ async def test_a_dead_redis_is_shown_and_ends_nothing(metrics, tmp_path):
     assert not task.done()
     assert metrics.registry.get_sample_value("xopd_trainer_trajectories", {"outcome": "trained"}) == 5
     await end_tasks([task])
+    ledger.close()
     await client.aclose()

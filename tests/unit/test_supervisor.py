@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -132,6 +133,19 @@ async def test_one_that_must_not_restart_ends(watched, tmp_path):
     managed = watched.start(spec(tmp_path, "a", "raise SystemExit(3)", restart=False))
     await until(watched, lambda: managed.state == "ended")
     assert managed.exit_status == 3
+
+
+async def test_one_with_a_last_word_is_started_again_after_a_crash_only(watched, tmp_path):
+    again = (sys.executable, "-c", SERVICE.replace("listening", "going on") + "\n")
+    managed = watched.start(replace(spec(tmp_path, "a", SERVICE), argv_again=again))
+    await watched.until_ready([(["a"], 1)], 30)
+    os.kill(managed.pid, signal.SIGKILL)
+    await until(watched, lambda: managed.restarts == 1 and managed.state == "ready")
+    assert "going on" in (tmp_path / "a.log").read_text()
+    last = replace(spec(tmp_path, "b", "raise SystemExit(2)"), argv_again=again)
+    said = watched.start(last)
+    await until(watched, lambda: said.state == "ended")
+    assert said.restarts == 0
 
 
 async def test_what_ignores_sigterm_is_killed_with_its_children(watched, tmp_path):

@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xopd.cli.rundir import RunFolder
@@ -48,7 +48,9 @@ def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
         teachers = (teacher,)
     pods = tuple(pod_spec(index, config, folder, shared) for index in range(config.rollout.pods))
     trainer_env = {**shared, **endpoints, **threads_variable(config.trainer.threads)}
-    trainer = service_spec("trainer", "trainer", folder, trainer_env, *(["--resume"] if resume else []), restart=False)
+    resumed = service_spec("trainer", "trainer", folder, trainer_env, "--resume")
+    first = resumed if resume else service_spec("trainer", "trainer", folder, trainer_env)
+    trainer = replace(first, argv_again=resumed.argv)
     names = {
         "redis": [spec.name for spec in redis],
         "teacher": [spec.name for spec in teachers],

@@ -75,7 +75,7 @@ class Session:
 
     async def _watch(self, supervisor: Supervisor) -> None:
         trainer = supervisor.processes[self.fleet.trainer.name]
-        while trainer.state != "ended":
+        while trainer.state not in ("ended", "failed"):
             await supervisor.tick()
             for role in ("redis", "teacher", "rollout"):
                 members = supervisor.of_role(role)

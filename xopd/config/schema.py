@@ -49,7 +49,14 @@ class RunSettings(Section):
     checkpoint_every: PositiveInt = Field(50, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")
     stall_timeout_s: PositiveFloat = Field(
-        300.0, description="Give up, with a checkpoint, when no trajectory arrives for so long (seconds)."
+        300.0,
+        description="Give up, with a checkpoint, when no trajectory arrives, Redis cannot be reached or a disk is full"
+        " for so long (seconds).",
+    )
+    deterministic: bool = Field(
+        False,
+        description="Sample, score and encode one request at a time, so that the same configuration gives the same"
+        " weights bit for bit on the same kind of machine, however often a part was restarted. Slower.",
     )
 
 
@@ -258,6 +265,11 @@ class TrainerSettings(Section):
         120.0, description="A group unanswered so long is dispatched once more (seconds)."
     )
     max_attempts: PositiveInt = Field(5, description="Dispatches of one group before its item is given up.")
+    max_skipped_steps: PositiveInt = Field(
+        3,
+        description="Steps in a row whose loss or gradient is not finite, after which the run stops; each leaves the"
+        " weights as they were.",
+    )
     overlap_top_k: NonNegativeInt = Field(
         8, description="k of the logged top-k overlap of student and teacher; 0 leaves it out."
     )

@@ -23,15 +23,26 @@ class FeatureCache:
     """Clips in, features out; what is not in memory or on disk is fetched, checked and encoded."""
 
     def __init__(
-        self, folder: str | Path, encoder: AudioEncoder, sample_rate: int, max_seconds: float, in_memory: int = 4096
+        self,
+        folder: str | Path,
+        encoder: AudioEncoder,
+        sample_rate: int,
+        max_seconds: float,
+        in_memory: int = 4096,
+        one_by_one: bool = False,
     ) -> None:
-        """Keep files under `folder` and the newest `in_memory` clips in memory."""
-        self.folder = Path(folder) / encoder.fingerprint[:16]
+        """Keep files under `folder` and the newest `in_memory` clips in memory.
+
+        With `one_by_one` a clip's features do not depend, in their last bits, on the clips encoded with it.
+        """
+        # Apart from clips that were encoded in company, whose last bits differ.
+        self.folder = Path(folder) / (encoder.fingerprint[:16] + ("-alone" if one_by_one else ""))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.encoder = encoder
         self.sample_rate = sample_rate
         self.max_seconds = max_seconds
         self.in_memory = in_memory
+        self.one_by_one = one_by_one
         self.encoded = 0
         """Clips this process has encoded itself."""
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
@@ -50,7 +61,9 @@ class FeatureCache:
         missing = {sha256: uri for uri, sha256 in clips if found[sha256] is None}
         if missing:
             waves = [fetch_audio(uri, sha256, self.sample_rate, self.max_seconds) for sha256, uri in missing.items()]
-            for sha256, encoded in zip(missing, self.encoder.encode(waves), strict=True):
+            batches = [[wave] for wave in waves] if self.one_by_one else [waves]
+            found_now = [encoded for batch in batches for encoded in self.encoder.encode(batch)]
+            for sha256, encoded in zip(missing, found_now, strict=True):
                 self._write(sha256, encoded)
                 self._remember(sha256, encoded)
                 found[sha256] = encoded

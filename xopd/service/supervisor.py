@@ -33,6 +33,8 @@ PROBE_STARTING_S = 0.2
 PROBE_READY_S = 5.0
 """Seconds between two probes, before and after a process is ready."""
 TAIL_LINES = 12
+CRASHED = 1
+"""Exit status of a Python program that ends with an exception nobody expected."""
 
 
 class ProcessFailedError(UserError):
@@ -58,6 +60,9 @@ class ProcessSpec:
     """Variables beside those of the supervisor's `base_env`."""
     restart: bool = True
     """Start it again when it ends by itself."""
+    argv_again: tuple[str, ...] | None = None
+    """Command of its later lives. A process that has one is started again after a crash only (a signal, or status 1):
+    what ends with another status has said its last word."""
     address_file: Path | None = None
     """Where the process writes its addresses; handed to it as XOPD_ADDRESS_FILE."""
     probe: Callable[[], Awaitable[bool]] | None = None
@@ -218,7 +223,8 @@ class Supervisor:
         managed.log_start = spec.log.stat().st_size if spec.log.exists() else 0
         managed.addresses = {}
         try:
-            managed.process = child.spawn(spec.argv, spec.log, env)
+            again = spec.argv_again if managed.restarts else None
+            managed.process = child.spawn(again or spec.argv, spec.log, env)
         except OSError as error:
             raise UserError(f"{spec.name}: {spec.argv[0]} cannot be started ({error.strerror}).") from None
         managed.state = "starting"
@@ -237,7 +243,8 @@ class Supervisor:
         lived = time.monotonic() - managed.started_at
         managed.quick_deaths = 1 if lived > STEADY_S else managed.quick_deaths + 1
         # A process that never worked would fail again; one that did may only have lost Redis for a moment.
-        if not spec.restart:
+        last_word = spec.argv_again is not None and not (status < 0 or status == CRASHED)
+        if not spec.restart or last_word:
             managed.state = "ended"
         elif not managed.been_ready or managed.quick_deaths > MAX_QUICK_DEATHS:
             managed.state = "failed"

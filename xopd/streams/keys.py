@@ -37,6 +37,11 @@ class Keys:
         return f"{self.prefix}:run"
 
     @property
+    def trainer(self) -> str:
+        """Run id of the trainer that leads the pods; expires when it stops renewing it."""
+        return f"{self.prefix}:trainer"
+
+    @property
     def dead(self) -> str:
         """Stream of entries that nobody could use, with the reason."""
         return f"{self.prefix}:dead"

@@ -5,6 +5,7 @@ Torch-free: it moves bytes, and checks them by hash.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import uuid
@@ -25,6 +26,7 @@ class WeightStore:
 
     def __init__(self, uri: str, run_id: str, keep: int) -> None:
         """Store under `uri`, keeping the newest `keep` versions of `run_id`."""
+        self.uri = uri
         self.filesystem, self.root = fsspec.core.url_to_fs(uri)
         self.run_id = run_id
         self.keep = keep
@@ -34,13 +36,22 @@ class WeightStore:
         """Write one version (a whole safetensors file) and return its manifest.
 
         The file appears under its name only when it is complete.
+
+        Raises:
+            OSError: if it cannot be written, such as on a full disk; nothing is left behind.
         """
         self.filesystem.makedirs(self.root, exist_ok=True)
         name = f"{self.root}/{self.run_id}-v{version:08d}.safetensors"
         partial = f"{name}.{uuid.uuid4().hex}.part"
-        with self.filesystem.open(partial, "wb") as file:
-            file.write(data)
-        self.filesystem.mv(partial, name)
+        try:
+            with self.filesystem.open(partial, "wb") as file:
+                file.write(data)
+            self.filesystem.mv(partial, name)
+        except BaseException:
+            # A full disk must not stay full because of what did not fit.
+            with contextlib.suppress(OSError):
+                self.filesystem.rm(partial)
+            raise
         if name not in self._written:
             self._written.append(name)
         while len(self._written) > self.keep:

@@ -42,7 +42,14 @@ def open_audio_input(config: Config, family: ModelFamily, metrics: RolloutMetric
         return WaveformInput(family, config.data.max_audio_seconds, metrics)
     encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
     seconds = config.data.max_audio_seconds
-    cache = FeatureCache(config.student.feature_cache, encoder, family.sample_rate, seconds, in_memory=IN_MEMORY)
+    cache = FeatureCache(
+        config.student.feature_cache,
+        encoder,
+        family.sample_rate,
+        seconds,
+        in_memory=IN_MEMORY,
+        one_by_one=config.run.deterministic,
+    )
     return FeatureInput(family, cache, metrics)
 
 

@@ -25,11 +25,11 @@ def main(
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
         from xopd.config import load_config
 
-        settings = load_config(config, overrides or ()).teacher
-        configure_logging("teacher", settings.log_level)
+        settings = load_config(config, overrides or ())
+        configure_logging("teacher", settings.teacher.log_level)
         from xopd_teacher.server import serve
 
-        await serve(settings, stop)
+        await serve(settings.teacher, stop, one_by_one=settings.run.deterministic)
 
     run_service(_serve)
 

@@ -31,14 +31,16 @@ LAST_WORDS_S = 2.0
 """Time for answers to reach their callers, once all are computed."""
 
 
-async def serve(settings: TeacherSettings, stop: asyncio.Event) -> None:
+async def serve(settings: TeacherSettings, stop: asyncio.Event, one_by_one: bool = False) -> None:
     """Run one teacher pod until `stop` is set and what it accepted is answered.
+
+    With `one_by_one` no two requests share a forward pass: company changes the last bits of a sum.
 
     Raises:
         UserError: for a checkpoint, an engine or a port that cannot be used.
     """
     version = engine_version(settings.engine)
-    pod = _Pod(settings)
+    pod = _Pod(settings, one_by_one)
     grpc_port = pod.bind_grpc()
     try:
         listener = bind(settings.host, settings.http_port)
@@ -64,8 +66,9 @@ async def serve(settings: TeacherSettings, stop: asyncio.Event) -> None:
 class _Pod:
     """What listens, and what it knows of itself."""
 
-    def __init__(self, settings: TeacherSettings) -> None:
+    def __init__(self, settings: TeacherSettings, one_by_one: bool) -> None:
         self.settings = settings
+        self.one_by_one = one_by_one
         self.metrics = TeacherMetrics()
         self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]
         self.server = grpc.aio.server(options=server_options())
@@ -103,7 +106,8 @@ class _Pod:
             engine,
             thread,
             self.metrics,
-            settings.token_budget,
+            # A batch holds at least one request, however large.
+            1 if self.one_by_one else settings.token_budget,
             settings.batch_window_ms / 1000,
             settings.max_queue,
         )

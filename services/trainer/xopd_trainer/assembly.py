@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer
@@ -14,9 +16,11 @@ from xopd.data.features import FeatureCache
 from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError
 from xopd.families import open_family
+from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.scoring import TeacherClient
-from xopd.streams import connect
+from xopd.streams import Keys, connect
 from xopd_trainer.learner import Learner
+from xopd_trainer.lease import TrainerLease, locked_folder
 from xopd_trainer.methods import make_method
 from xopd_trainer.summary import read_bounds
 from xopd_trainer.trainer import Trainer
@@ -27,8 +31,24 @@ async def assembled(config: Config) -> AsyncIterator[Trainer]:
     """Yield a trainer whose parts are connected and checked.
 
     Raises:
-        UserError: for a bad dataset or checkpoint, an unreachable service, or vocabularies that differ.
+        UserError: for a bad dataset or checkpoint, an unreachable service, vocabularies that differ, or a second
+            trainer of the same run.
     """
+    folder = Path(config.run.directory) / config.run.name
+    with locked_folder(folder):
+        try:
+            ledger = Ledger(ledger_path(folder))
+        except LedgerError as error:
+            raise UserError(f"{error}; bring back a copy, or begin the run anew.") from None
+        with contextlib.closing(ledger):
+            async with _assembled(config, ledger) as trainer:
+                yield trainer
+
+
+@contextlib.asynccontextmanager
+async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
+    if config.run.deterministic:
+        torch.use_deterministic_algorithms(True)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
     items = load_items(config.data.manifest)
@@ -45,15 +65,24 @@ async def assembled(config: Config) -> AsyncIterator[Trainer]:
             " choose a teacher with the student's vocabulary."
         )
     client = await connect(config.redis)
+    # A new id for each life: answers to an earlier life's prompts can never be taken for ours.
+    run_id = f"{config.run.name}-{uuid.uuid4().hex[:12]}"
+    lease = TrainerLease(client, Keys(config.redis.prefix), run_id, config.redis.lease_s)
     try:
+        # Now, before anything costs time; loading may take longer than a lease, so the run takes it once more.
+        await lease.acquire(ledger.run_ids)
         async with TeacherClient.from_settings(config.teacher) as teacher:
             await teacher.verify(family.vocabulary)
             encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
             features = FeatureCache(
-                config.student.feature_cache, encoder, family.sample_rate, config.data.max_audio_seconds
+                config.student.feature_cache,
+                encoder,
+                family.sample_rate,
+                config.data.max_audio_seconds,
+                one_by_one=config.run.deterministic,
             )
             method = make_method(config, family.vocabulary.size)
             learner = Learner(config, family, features, method)
-            yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, client)
+            yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease)
     finally:
         await client.aclose()

@@ -1,7 +1,8 @@
 """Checkpoints: written whole or not at all, checked by hash when read.
 
 A checkpoint is a folder `step-00000050` of three files; it is written under another name, flushed to disk, and
-renamed. `state.json` names the hashes of the others.
+renamed. `state.json` names the hashes of the others. So a process that is killed, or a disk that fills up, at any
+moment leaves the checkpoints before it as they were.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from xopd.errors import UserError
+
 log = structlog.get_logger(__name__)
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
+PARTIAL = ".part"
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,27 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write a checkpoint atomically, then remove all but the newest `keep`."""
+    """Write a checkpoint atomically, then remove all but the newest `keep`.
+
+    Raises:
+        OSError: if it cannot be written, such as on a full disk; nothing of it is left behind.
+    """
     final = folder / f"step-{step:08d}"
-    partial = folder / f".{final.name}.part"
+    partial = folder / f".{final.name}{PARTIAL}"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(dict(model), partial / MODEL)
-    save_file(dict(optimiser), partial / OPTIMISER)
-    hashes = {name: _sha256(partial / name) for name in (MODEL, OPTIMISER)}
-    text = json.dumps({"step": step, "sha256": hashes, "state": dict(state)}, indent=1)
-    (partial / STATE).write_text(text, encoding="utf-8")
-    for path in (*partial.iterdir(), partial):
-        _flush(path)
+    try:
+        partial.mkdir(parents=True)
+        _save(model, partial / MODEL)
+        _save(optimiser, partial / OPTIMISER)
+        hashes = {name: _sha256(partial / name) for name in (MODEL, OPTIMISER)}
+        text = json.dumps({"step": step, "sha256": hashes, "state": dict(state)}, indent=1)
+        (partial / STATE).write_text(text, encoding="utf-8")
+        for path in (*partial.iterdir(), partial):
+            _flush(path)
+    except BaseException:
+        # A full disk must not stay full because of what did not fit.
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _flush(folder)
@@ -64,21 +78,42 @@ def save_checkpoint(
 
 
 def load_newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None; damaged ones are skipped with a warning."""
-    for path in _newest_first(folder):
+    """The newest checkpoint that is whole, or None where there is none at all; damaged ones are skipped, and said.
+
+    Raises:
+        UserError: if there are checkpoints, and none of them is whole.
+    """
+    for leftover in folder.glob(f".*{PARTIAL}"):
+        log.info("a checkpoint that was being written is removed", path=str(leftover))
+        shutil.rmtree(leftover, ignore_errors=True)
+    found, problem = _newest_first(folder), ""
+    for path in found:
         try:
             about = json.loads((path / STATE).read_text(encoding="utf-8"))
             for name, expected in about["sha256"].items():
                 if _sha256(path / name) != expected:
                     raise ValueError(f"{name} is not what was written")
             return Checkpoint(about["step"], load_file(path / MODEL), load_file(path / OPTIMISER), about["state"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            problem = f"{path.name}: {error}"
             log.warning("checkpoint skipped", path=str(path), reason=str(error))
+    if found:
+        raise UserError(
+            f"{folder}: none of its {len(found)} checkpoints is whole ({problem}); bring one back from a copy, or begin"
+            " the run anew."
+        )
     return None
 
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # how the library passes on what the system said
+        raise OSError(f"{path.name} cannot be written ({error})") from None
 
 
 def _sha256(path: Path) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 import structlog
 from redis.exceptions import RedisError
 
+from xopd.ledger import Ledger
 from xopd.streams import Claim, WorkStream
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_trajectory_group
 from xopd_trainer.dispatcher import Dispatcher
-from xopd_trainer.ledger import Ledger
 
 log = structlog.get_logger(__name__)
 RETRYABLE = (pb.FAILURE_CODE_ENGINE, pb.FAILURE_CODE_POLICY_UNAVAILABLE)
@@ -78,23 +78,24 @@ class Collector:
         n = len(answer.trajectories)
         training = answer.purpose == pb.PURPOSE_TRAIN
         if answer.run_id != self.run_id:
-            self.ledger.stale_dropped += n if training else 0
+            if training:
+                self.ledger.dropped(answer.group_id, "stale", n, "it answers another life of the trainer")
             return False
         wanted = self.dispatcher.waiting(answer.group_id)
         if wanted is None:
-            self.ledger.duplicates_dropped += n if training else 0
+            if training:
+                self.ledger.dropped(answer.group_id, "duplicate", n, "the group has been answered")
             return False
         if answer.HasField("failure"):
             reason = f"{answer.failure.reason} (pod {answer.pod_id})"
             if answer.failure.code in RETRYABLE:
-                await self.dispatcher.retry(answer.group_id, reason)
+                await self.dispatcher.retry(answer.group_id, "failed", reason)
             else:
                 self.dispatcher.fail(answer.group_id, reason)
             return False
         problem = self._problem(answer, wanted)
         if problem is not None:
-            self.ledger.stale_dropped += n if training else 0
-            await self.dispatcher.retry(answer.group_id, f"{problem} (pod {answer.pod_id})")
+            await self.dispatcher.retry(answer.group_id, "stale", f"{problem} (pod {answer.pod_id})", n)
             return False
         return True
 

@@ -5,6 +5,7 @@ Invariants:
 - `submit` gives one future a group; it is resolved exactly once, by the first usable answer.
 - Redis carries work, never truth: what is unanswered lies here, and is dispatched again when Redis forgot it, when
   it has been silent too long, or when a pod says it could not do it.
+- The ledger has every training group before it is sent, each further dispatch with its cause, and who is given up.
 """
 
 from __future__ import annotations
@@ -16,8 +17,12 @@ from dataclasses import dataclass
 
 import structlog
 
+from xopd.errors import UserError
+from xopd.ledger import Ledger
+from xopd.ledger.ledger import DropKind
 from xopd.streams import WorkStream
 from xopd.v1 import trajectory_pb2 as pb
+from xopd_trainer.patience import OUTAGES, retrying
 
 log = structlog.get_logger(__name__)
 
@@ -39,25 +44,34 @@ class Outstanding:
 class Dispatcher:
     """Sends groups and holds their futures."""
 
-    def __init__(self, prompts: WorkStream, redispatch_after_s: float, max_attempts: int) -> None:
-        """Write to `prompts`."""
+    def __init__(
+        self, prompts: WorkStream, ledger: Ledger, redispatch_after_s: float, max_attempts: int, patience_s: float
+    ) -> None:
+        """Write to `prompts`; a Redis that is away is waited for, up to `patience_s` (seconds)."""
         self.prompts = prompts
+        self.ledger = ledger
         self.redispatch_after_s = redispatch_after_s
         self.max_attempts = max_attempts
-        self.redispatched = 0
-        """Groups sent once more."""
+        self.patience_s = patience_s
         self.last_progress = time.monotonic()
         """When a group was last submitted or answered."""
         self._outstanding: dict[str, Outstanding] = {}
 
     async def submit(self, groups: Sequence[pb.PromptGroup]) -> dict[str, asyncio.Future[pb.TrajectoryGroup]]:
-        """Dispatch groups; the futures, by group id, resolve to their answers or raise GroupFailedError."""
+        """Dispatch groups of one step; the futures, by group id, resolve to answers or raise GroupFailedError.
+
+        Raises:
+            UserError: if Redis cannot be reached for too long.
+        """
         loop = asyncio.get_running_loop()
         self.last_progress = time.monotonic()
         for group in groups:
             if group.group_id in self._outstanding:
                 raise ValueError(f"group {group.group_id} is already under way")
             self._outstanding[group.group_id] = Outstanding(group, loop.create_future(), time.monotonic())
+        training = {group.group_id: len(group.seeds) for group in groups if group.purpose == pb.PURPOSE_TRAIN}
+        if training:
+            self.ledger.dispatched(groups[0].step, training)
         futures = {group.group_id: self._outstanding[group.group_id].future for group in groups}
         await self._send([self._outstanding[group.group_id] for group in groups])
         return futures
@@ -90,32 +104,43 @@ class Dispatcher:
         entry = self._outstanding.pop(group_id)
         self.last_progress = time.monotonic()
         log.warning("group given up", group=group_id, reason=reason)
+        if entry.group.purpose == pb.PURPOSE_TRAIN:
+            self.ledger.buried(group_id, reason)
         if not entry.future.done():
             entry.future.set_exception(GroupFailedError(reason))
 
-    async def retry(self, group_id: str, reason: str) -> None:
-        """Dispatch a group once more, or give it up after too many attempts."""
+    async def retry(self, group_id: str, kind: DropKind, reason: str, responses: int = 0) -> None:
+        """Dispatch a group once more, or give it up after too many attempts.
+
+        Args:
+            group_id: the group.
+            kind: why, for the ledger.
+            reason: why, for a person.
+            responses: how many came and could not be used.
+        """
         entry = self._outstanding[group_id]
         if entry.group.attempt + 1 >= self.max_attempts:
             self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)")
             return
-        await self._again([entry], reason)
+        await self._again([entry], kind, reason, responses)
 
     async def retry_all(self, reason: str) -> None:
         """Dispatch everything unanswered once more, such as after Redis came back empty."""
-        await self._again(list(self._outstanding.values()), reason)
+        await self._again(list(self._outstanding.values()), "forgotten", reason)
 
     async def retry_overdue(self) -> None:
         """Dispatch once more what has been silent too long; never gives anything up by itself."""
         now = time.monotonic()
         overdue = [e for e in self._outstanding.values() if now - e.sent_at > self.redispatch_after_s]
-        await self._again(overdue, "unanswered too long")
+        await self._again(overdue, "overdue", "unanswered too long")
 
-    async def _again(self, entries: Sequence[Outstanding], reason: str) -> None:
+    async def _again(self, entries: Sequence[Outstanding], kind: DropKind, reason: str, responses: int = 0) -> None:
         if not entries:
             return
         log.info("dispatching again", groups=len(entries), reason=reason)
-        self.redispatched += len(entries)
+        training = [entry.group.group_id for entry in entries if entry.group.purpose == pb.PURPOSE_TRAIN]
+        if training:
+            self.ledger.sent_again(training, kind, reason, responses)
         for entry in entries:
             entry.group.attempt += 1
         await self._send(entries)
@@ -124,4 +149,12 @@ class Dispatcher:
         for entry in entries:
             entry.group.dispatched_at = time.time()
             entry.sent_at = time.monotonic()
-        await self.prompts.add([entry.group.SerializeToString() for entry in entries])
+        try:
+            # What an attempt sent before it failed is sent twice: the collector drops the second answer.
+            async for attempt in retrying("dispatching", self.patience_s):
+                with attempt:
+                    await self.prompts.add([entry.group.SerializeToString() for entry in entries])
+        except OUTAGES as error:
+            raise UserError(
+                f"redis.url: Redis cannot be reached any more ({error}); bring it back, then resume."
+            ) from None

@@ -11,8 +11,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from xopd.ledger import Accounts
 from xopd_trainer.learner import StepResult
-from xopd_trainer.ledger import Ledger
 
 ADVANTAGE_BUCKETS = (-20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SECONDS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -104,6 +104,9 @@ class TrainerMetrics:
             "xopd_trainer_redis_max_memory_bytes", "Memory that Redis may use, or its machine's without a limit",
             registry=r,
         )  # fmt: skip
+        self.outage_waits = Counter(
+            "xopd_trainer_outage_waits", "Times that the trainer waited for a disk that was full", registry=r
+        )
         self.unreadable = Counter(
             "xopd_trainer_unreadable_entries", "Answers dropped because they could not be decoded", registry=r
         )
@@ -124,7 +127,7 @@ class TrainerMetrics:
         for name in LAG_PARTS:
             self.lag_part.labels(name)
         self._published = 0
-        self.record_ledger(Ledger())
+        self.record_accounts(Accounts())
 
     def watch(
         self,
@@ -139,7 +142,7 @@ class TrainerMetrics:
         self.unanswered.set_function(lambda: float(unanswered()))
         self.unanswered_age.set_function(unanswered_age_s)
 
-    def record_step(self, record: dict[str, Any], result: StepResult, ledger: Ledger) -> None:
+    def record_step(self, record: dict[str, Any], result: StepResult, accounts: Accounts) -> None:
         """Take in a finished step."""
         for modality, signals in result.signals.items():
             for value in signals.advantage_values():
@@ -152,12 +155,12 @@ class TrainerMetrics:
         self.learning_rate.set(result.learning_rate)
         self.step.set(record["step"])
         self.steps_skipped.inc(int(result.skipped))
-        self.policy_lag.set(ledger.policy_lag_max)
+        self.policy_lag.set(accounts.policy_lag_max)
         for stage, seconds in record["seconds"].items():
             self.stage.labels(stage).observe(seconds)
         for stage in TOKEN_STAGES:
             self.tokens.labels(stage).inc(result.tokens)
-        self.record_ledger(ledger)
+        self.record_accounts(accounts)
         self.heartbeat.set(time.time())
 
     def _record_signals(self, modality: str, about: dict[str, Any]) -> None:
@@ -185,9 +188,9 @@ class TrainerMetrics:
         if about["modality_gap"] is not None:
             self.modality_gap.set(about["modality_gap"])
 
-    def record_ledger(self, ledger: Ledger) -> None:
+    def record_accounts(self, accounts: Accounts) -> None:
         """Show the accounts."""
-        for outcome, count in ledger.as_json().items():
+        for outcome, count in accounts.as_json().items():
             if outcome != "policy_lag_max":
                 self.trajectories.labels(outcome).set(count)
 

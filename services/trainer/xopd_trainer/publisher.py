@@ -1,30 +1,39 @@
-"""The publisher: writes a weight version to the store, announces it, and keeps the run's own key alive."""
+"""The publisher: writes a weight version to the store, announces it, and keeps the run's own key alive.
+
+A store that is full and a Redis that is away are waited for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
-import redis.asyncio as aioredis
 from safetensors.torch import save
 from torch import Tensor
 
-from xopd.streams import Keys
+from xopd.errors import UserError
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements, WeightStore
+from xopd_trainer.lease import TrainerLease
+from xopd_trainer.patience import OUTAGES, retrying
 
 
 class Publisher:
     """Publishes the versions of one run."""
 
-    def __init__(self, client: aioredis.Redis, keys: Keys, store: WeightStore, info: pb.RunInfo) -> None:
-        """Publish through `store` and announce under `keys`."""
-        self.client = client
-        self.keys = keys
+    def __init__(self, lease: TrainerLease, store: WeightStore, info: pb.RunInfo, patience_s: float) -> None:
+        """Publish through `store` and announce as the holder of `lease`; give up after `patience_s` (seconds)."""
+        self.lease = lease
+        self.client = lease.client
+        self.keys = lease.keys
         self.store = store
         self.info = info
-        self.announcements = WeightAnnouncements(client, keys)
+        self.patience_s = patience_s
+        self.announcements = WeightAnnouncements(lease.client, lease.keys)
         self.published_bytes = 0
+        self.on_full_disk: Callable[[], None] = lambda: None
+        """Called before each wait for the store."""
         self._newest: pb.WeightManifest | None = None
 
     @property
@@ -36,17 +45,33 @@ class Publisher:
         """Store `tensors` (hub names) as policy version `version`, then announce it.
 
         The bytes are in the store before anybody hears of them.
+
+        Raises:
+            UserError: if the store cannot be written to, or Redis not be reached, for too long.
         """
         data = await asyncio.to_thread(save, tensors, {"format": "pt"})
-        manifest = await asyncio.to_thread(self.store.put, version, data, len(tensors))
+        try:
+            async for attempt in retrying(f"storing weight version {version}", self.patience_s, self.on_full_disk):
+                with attempt:
+                    manifest = await asyncio.to_thread(self.store.put, version, data, len(tensors))
+        except OSError as error:
+            raise UserError(
+                f"weights.uri {self.store.uri}: version {version} cannot be stored ({error}); free space there or"
+                " correct the setting, then resume."
+            ) from None
         self._newest = manifest
         self.published_bytes += len(data)
-        await self.announcements.publish(manifest)
+        await self._announce(manifest)
 
     async def announce_run(self, finished: bool = False) -> None:
-        """Write the run's key."""
+        """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""
         self.info.finished = finished
-        await self.client.set(self.keys.run, self.info.SerializeToString())
+        try:
+            async for attempt in retrying("writing the run's key", self.patience_s):
+                with attempt:
+                    await self.lease.write(self.keys.run, self.info.SerializeToString())
+        except OUTAGES as error:
+            raise _no_redis(error) from None
 
     async def redis_forgot_us(self) -> bool:
         """Whether Redis has lost the run's key, and so everything else."""
@@ -56,5 +81,17 @@ class Publisher:
         """Tell an empty Redis what it must know."""
         if self._newest is not None:
             self._newest.published_at = time.time()
-            await self.announcements.publish(self._newest)
+            await self._announce(self._newest)
         await self.announce_run()
+
+    async def _announce(self, manifest: pb.WeightManifest) -> None:
+        try:
+            async for attempt in retrying(f"announcing weight version {manifest.version}", self.patience_s):
+                with attempt:
+                    await self.announcements.publish(manifest)
+        except OUTAGES as error:
+            raise _no_redis(error) from None
+
+
+def _no_redis(error: BaseException) -> UserError:
+    return UserError(f"redis.url: Redis cannot be reached any more ({error}); bring it back, then resume.")

@@ -8,9 +8,9 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
+from xopd.ledger import Ledger
 from xopd.streams import Keys
 from xopd.streams.keys import ROLLOUT_GROUP, TRAINER_GROUP
-from xopd_trainer.ledger import Ledger
 from xopd_trainer.metrics import TrainerMetrics
 
 INTERVAL_S = 2.0
@@ -20,7 +20,7 @@ INTERVAL_S = 2.0
 async def keep_gauges(client: aioredis.Redis, keys: Keys, metrics: TrainerMetrics, ledger: Ledger) -> None:
     """Read until cancelled. While Redis cannot be reached the gauges stay as they were, and `redis_up` is 0."""
     while True:
-        metrics.record_ledger(ledger)
+        metrics.record_accounts(ledger.accounts)
         try:
             await read_gauges(client, keys, metrics)
             metrics.redis_up.set(1)

@@ -16,6 +16,8 @@ from typing import Any
 
 from xopd.config import Config
 from xopd.data import Item
+from xopd.errors import UserError
+from xopd.ledger import Ledger, TrainedGroup, group_content
 from xopd.scoring import TeacherClient
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
@@ -23,7 +25,6 @@ from xopd_trainer.busy_clock import BusyClock
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
-from xopd_trainer.ledger import Ledger
 from xopd_trainer.methods import Method, Response
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.scored_groups import GroupScorer
@@ -87,6 +88,7 @@ class StepRunner:
 
         Raises:
             ScoringError: if the teacher cannot be reached or answers wrongly, after all attempts.
+            UserError: if no item could be answered, or Redis or the weight store is away for too long.
         """
         began = time.monotonic()
         by_id = {item.id: item for item in items}
@@ -99,7 +101,6 @@ class StepRunner:
             for modality in modalities
             if brought[item.id] is None
         ]
-        self.ledger.dispatched += sum(len(group.seeds) for group in groups)
 
         self._last_answer_at = began
         self.lag_in_flight = self.lag_in_queue = 0
@@ -115,18 +116,21 @@ class StepRunner:
         score_s = scored_at - self._last_answer_at
 
         if not batch:
-            raise GroupFailedError(f"no item of step {step} could be answered")
+            raise UserError(f"no item of step {step} could be answered; the pods' logs say why. Then resume.")
+        trained = [_as_trained(group) for group in batch]
+        self.ledger.assert_new(step, trained)
+        lag = max(t.policy_lag for group in batch for t in group.trajectories)
         self.learning = True
         result = await asyncio.to_thread(self.learner.step, step, batch)
+        if result.skipped:
+            self.ledger.skipped(step, trained, f"the loss or the gradient of step {step} was not finite")
+        else:
+            self.ledger.trained(step, trained, lag)
         learn_s = time.monotonic() - scored_at
         await self.publisher.publish(step, self.learner.trained_state())
         self.learning = False
         sync_s = time.monotonic() - scored_at - learn_s
 
-        lag = max(t.policy_lag for group in batch for t in group.trajectories)
-        self.ledger.policy_lag_max = max(self.ledger.policy_lag_max, lag)
-        self.ledger.trained += sum(len(group.trajectories) for group in batch if group.sampled)
-        self.ledger.redispatched = self.dispatcher.redispatched
         seconds = {"rollout": rollout_s, "score": score_s, "learn": learn_s, "sync": sync_s}
         record = self._record(step, result, lag, seconds, time.monotonic() - began)
         return FinishedStep(result, record)
@@ -141,7 +145,6 @@ class StepRunner:
             self._transport.arrived(answer)
             self._note_lag(step, answer)
         except GroupFailedError:
-            self.ledger.given_up += len(group.seeds)
             return None
         finally:
             self._last_answer_at = max(self._last_answer_at, time.monotonic())
@@ -190,3 +193,8 @@ class StepRunner:
             "transport": self._transport.summary(),
             "seconds": {**seconds, "wait": max(0.0, total - sum(seconds.values())), "total": total},
         }
+
+
+def _as_trained(group: ScoredGroup) -> TrainedGroup:
+    content = group_content(group.group_id, [(t.token_ids, t.behaviour_logprobs) for t in group.trajectories])
+    return TrainedGroup(group.group_id, content, len(group.trajectories), group.sampled)

@@ -10,16 +10,16 @@ from typing import Any
 from xopd.config import Config
 from xopd.errors import UserError
 from xopd.evals.intervals import paired_bootstrap
+from xopd.ledger import Accounts
 from xopd.service.machine import describe_machine
 from xopd_trainer.evaluation import Evaluation
-from xopd_trainer.ledger import Ledger
 from xopd_trainer.status import Status
 
 
 def make_summary(
     config: Config,
     status: Status,
-    ledger: Ledger,
+    accounts: Accounts,
     base: Evaluation,
     final: Evaluation,
     engines: dict[str, str],
@@ -54,8 +54,8 @@ def make_summary(
         "gap_closed": gained / gap if gap > 0 else None,
         "paired": {part: _paired(base, final, part) for part in scores["base"]},
         "bounds": read_bounds(config.evals.bounds),
-        "trajectories": {k: v for k, v in ledger.as_json().items() if k != "policy_lag_max"},
-        "policy_lag": {"max": ledger.policy_lag_max},
+        "trajectories": {k: v for k, v in accounts.as_json().items() if k != "policy_lag_max"},
+        "policy_lag": {"max": accounts.policy_lag_max},
         "engine": engines,
         "throughput": {f"{stage}_tokens_per_s": value for stage, value in tokens_per_s.items()},
         "seconds": status.seconds,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from xopd.data import Item
 from xopd.errors import UserError
 from xopd.evals.intervals import accuracy_of
 from xopd.families import ModelFamily
+from xopd.ledger import Ledger
 from xopd.scoring import ScoringError, TeacherClient
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
@@ -25,7 +25,6 @@ from xopd.v1 import weights_pb2
 from xopd.weights import WeightStore
 from xopd.weights.store import remove_leftovers
 from xopd.wire import PROTOCOL
-from xopd_trainer.checkpoint import load_newest_checkpoint, save_checkpoint
 from xopd_trainer.collector import Collector
 from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.data_order import DataOrder
@@ -34,11 +33,11 @@ from xopd_trainer.evaluation import Evaluation, Evaluator, Verdict
 from xopd_trainer.export import export_policy
 from xopd_trainer.fleet import engines, read_pods
 from xopd_trainer.groups import GroupWriter
+from xopd_trainer.history import History
 from xopd_trainer.learner import Learner
-from xopd_trainer.ledger import Ledger
+from xopd_trainer.lease import LeaseLostError, TrainerLease
 from xopd_trainer.methods import Preparation
 from xopd_trainer.metrics import TrainerMetrics
-from xopd_trainer.optimiser import load_optimiser_tensors, optimiser_tensors
 from xopd_trainer.probe import Prober
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.redis_gauges import keep_gauges
@@ -65,7 +64,8 @@ class Trainer:
         teacher_tokenizer: Any,
         learner: Learner,
         teacher: TeacherClient,
-        client: aioredis.Redis,
+        ledger: Ledger,
+        lease: TrainerLease,
     ) -> None:
         """Put the parts together; nothing is sent yet."""
         self.config = config
@@ -73,27 +73,39 @@ class Trainer:
         self.learner = learner
         self.family = family
         self.teacher = teacher
-        self.client = client
-        self.keys = Keys(config.redis.prefix)
-        # A new id for each life: answers to an earlier life's prompts can never be taken for ours.
-        self.run_id = f"{config.run.name}-{uuid.uuid4().hex[:12]}"
+        self.ledger = ledger
+        self.lease = lease
+        self.client: aioredis.Redis = lease.client
+        self.keys: Keys = lease.keys
+        self.run_id = lease.run_id
         self.files = RunFiles(config)
         self.status = Status(config.run.name, config.run.steps)
         self.metrics = TrainerMetrics()
-        self.ledger = Ledger()
         self.running = asyncio.Event()
         self.running.set()
-        self.wall_before = 0.0
-        self.done_step = self.checkpointed_step = 0
+        self.done_step = 0
         self.in_step = self.stopping = False
-        self.began = time.monotonic()
+        self.skipped_in_row = 0
 
-        prompts = WorkStream(client, self.keys.prompts, "rollout", "trainer")
-        self.dispatcher = Dispatcher(prompts, config.trainer.redispatch_after_s, config.trainer.max_attempts)
-        self.trajectories = WorkStream(client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
+        prompts = WorkStream(self.client, self.keys.prompts, "rollout", "trainer")
+        patience_s = config.run.stall_timeout_s
+        self.dispatcher = Dispatcher(
+            prompts, ledger, config.trainer.redispatch_after_s, config.trainer.max_attempts, patience_s
+        )
+        self.trajectories = WorkStream(self.client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
         vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
         self.collector = Collector(self.trajectories, self.dispatcher, self.ledger, self.run_id, vocabulary_size)
         self.collector.on_unreadable = self.metrics.unreadable.inc
+        self.history = History(
+            config,
+            family,
+            learner,
+            ledger,
+            self.files,
+            self.status,
+            self.metrics,
+            self.collector.acknowledge_held,
+        )
         info = weights_pb2.RunInfo(
             protocol=PROTOCOL,
             run_id=self.run_id,
@@ -104,7 +116,8 @@ class Trainer:
         )
         self.store_uri = config.weights.uri or str(self.files.weights.resolve())
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
-        self.publisher = Publisher(client, self.keys, store, info)
+        self.publisher = Publisher(lease, store, info, patience_s)
+        self.publisher.on_full_disk = self.metrics.outage_waits.inc
         max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
         conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
         writer = GroupWriter(config, conditionings, self.run_id)
@@ -128,12 +141,19 @@ class Trainer:
         Raises:
             UserError: for what the user can put right, such as a teacher with another vocabulary.
         """
-        step = self._restore() if resume else 0
+        earlier = self.ledger.run_ids
+        step = self.history.resume(self.run_id) if resume else 0
+        if not resume:
+            self.history.begin(self.run_id)
+        self.done_step = step
+        await self.lease.acquire(earlier)
         await self._clear_streams()
         await self.publisher.announce_run()
         await self.publisher.publish(step, self.learner.trained_state())
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.lease.release)
             background = [
+                asyncio.create_task(self.lease.keep()),
                 asyncio.create_task(self.collector.run()),
                 asyncio.create_task(watch(self.dispatcher, self.publisher, self.config.run.stall_timeout_s)),
                 asyncio.create_task(keep_gauges(self.client, self.keys, self.metrics, self.ledger)),
@@ -152,6 +172,8 @@ class Trainer:
             except ScoringError as error:
                 await self._checkpoint_if_new()
                 raise UserError(f"the teacher cannot score: {error}; see its log, then resume.") from None
+            except LeaseLostError:
+                raise
             except UserError:
                 await self._checkpoint_if_new()
                 raise
@@ -168,8 +190,8 @@ class Trainer:
 
     async def _checkpoint_if_new(self) -> None:
         # Cut off within a step, the weights may lie between two versions: the last checkpoint stands.
-        if not self.steps.learning and self.done_step > self.checkpointed_step:
-            await self._checkpoint(self.done_step)
+        if not self.steps.learning and self.done_step > self.history.checkpointed_step:
+            await self.history.try_checkpoint(self.done_step)
 
     async def _train_and_evaluate(self, step: int) -> None:
         teacher = await self._teacher_score()
@@ -194,8 +216,10 @@ class Trainer:
             last = step == self.config.run.steps
             if self.config.evals.every and (step % self.config.evals.every == 0 or last):
                 await self._evaluate_dev(step)
-            if step % self.config.run.checkpoint_every == 0 or last:
-                await self._checkpoint(step)
+            if last:
+                await self.history.last_checkpoint(step)
+            elif step % self.config.run.checkpoint_every == 0 or self.history.due:
+                await self.history.try_checkpoint(step)
 
         final = await self._evaluate_split("final", step, step)
         self.status.enter("exporting")
@@ -216,11 +240,6 @@ class Trainer:
     @property
     def _batch(self) -> int:
         return self.config.trainer.batch_prompts
-
-    @property
-    def wall_s(self) -> float:
-        """Seconds that the run has taken, earlier lives included."""
-        return self.wall_before + time.monotonic() - self.began
 
     def _split(self, split: str, tasks: bool = False) -> list[Item]:
         return [item for item in self.items if item.split == split and (item.kind == "task" or not tasks)]
@@ -275,63 +294,35 @@ class Trainer:
         self.metrics.record_evaluation(record)
 
     def _record(self, finished: FinishedStep) -> None:
-        record = {**finished.record, "wall_s": self.wall_s, "tokens_per_s": self._tokens_per_s(finished)}
+        record = {**finished.record, "wall_s": self.history.wall_s, "tokens_per_s": self._tokens_per_s(finished)}
         self.files.append(record)
         self.status.record_step(record)
-        self.metrics.record_step(record, finished.result, self.ledger)
+        self.metrics.record_step(record, finished.result, self.ledger.accounts)
         self.metrics.record_lag(self.steps.lag_in_flight, self.steps.lag_in_queue)
         self.metrics.record_published(self.publisher.published_bytes)
+        self._mind_skipped(finished)
+
+    def _mind_skipped(self, finished: FinishedStep) -> None:
+        """Go on after a step whose loss was not finite, but not for ever."""
+        step = int(finished.record["step"])
+        if not finished.result.skipped:
+            self.skipped_in_row = 0
+            return
+        self.skipped_in_row += 1
+        self.files.event(step, "skipped", "the loss or the gradient was not finite: the weights are as before")
+        log.warning("step skipped: loss or gradient not finite", step=step, in_row=self.skipped_in_row)
+        if self.skipped_in_row >= self.config.trainer.max_skipped_steps:
+            raise UserError(
+                f"the loss or the gradient was not finite in {self.skipped_in_row} steps in a row, the last of them"
+                f" {step}: the weights of before are in the checkpoint; look at the advantages and importance ratios of"
+                " metrics.jsonl, lower optimiser.learning_rate or set objective.advantage_clamp, then resume."
+            )
 
     def _tokens_per_s(self, finished: FinishedStep) -> dict[str, float]:
         tokens = finished.result.tokens
         busy = self.steps.take_busy_seconds()
         seconds = {**busy, "trainer": finished.record["seconds"]["learn"]}
         return {stage: tokens / spent if spent > 0 else 0.0 for stage, spent in seconds.items()}
-
-    async def _checkpoint(self, step: int) -> None:
-        self.learner.assert_frozen()
-        state = {
-            "ledger": self.ledger.as_json(),
-            "wall_s": self.wall_s,
-            "seconds": self.status.seconds,
-            "run": self.config.run.name,
-        }
-        await asyncio.to_thread(
-            save_checkpoint,
-            self.files.checkpoints,
-            step,
-            self.learner.trained_state(),
-            optimiser_tensors(self.learner.optimiser, self.learner.trained),
-            state,
-            self.config.run.keep_checkpoints,
-        )
-        self.checkpointed_step = step
-        await self.collector.acknowledge_held()
-
-    def _restore(self) -> int:
-        """Go back to the newest whole checkpoint; returns its step, 0 without one."""
-        checkpoint = load_newest_checkpoint(self.files.checkpoints)
-        if checkpoint is None:
-            self.files.forget_after(0)
-            self.files.event(0, "resumed", "from the base: there is no checkpoint yet")
-            return 0
-        self.family.load_hub_state(self.learner.policy, checkpoint.model)
-        load_optimiser_tensors(self.learner.optimiser, self.learner.trained, checkpoint.optimiser)
-        counts = Ledger.from_json(checkpoint.state["ledger"])
-        for name, value in vars(counts).items():
-            setattr(self.ledger, name, value)
-        self.wall_before = float(checkpoint.state["wall_s"])
-        self.files.forget_after(checkpoint.step)
-        for record in self.files.records():
-            if record["kind"] == "step":
-                self.status.record_step(record)
-            elif record["kind"] == "eval" and record["split"] == "dev":
-                self.status.evals.append(record)
-        self.files.event(checkpoint.step, "resumed", f"from the checkpoint of step {checkpoint.step}")
-        self.done_step = self.checkpointed_step = checkpoint.step
-        self.dispatcher.redispatched = self.ledger.redispatched
-        log.info("resumed", step=checkpoint.step)
-        return checkpoint.step
 
     async def _clear_streams(self) -> None:
         """Remove what an earlier life left: its run id is gone, so all of it is stale."""
@@ -345,7 +336,9 @@ class Trainer:
         stages = ("rollout", "teacher", "trainer")
         tokens_per_s = {s: sum(r["tokens_per_s"][s] for r in steps) / max(1, len(steps)) for s in stages}
         named = engines(await read_pods(self.client, self.keys), await self.teacher.describe())
-        summary = make_summary(self.config, self.status, self.ledger, base, final, named, tokens_per_s, self.wall_s)
+        summary = make_summary(
+            self.config, self.status, self.ledger.accounts, base, final, named, tokens_per_s, self.history.wall_s
+        )
         self.files.write_summary(summary)
 
     async def as_status(self) -> dict[str, Any]:
@@ -355,5 +348,5 @@ class Trainer:
             **self.status.as_json(),
             "pods": pods,
             "teachers": await self.teacher.describe(),
-            "accounts": self.ledger.as_json(),
+            "accounts": self.ledger.accounts.as_json(),
         }

@@ -10,11 +10,11 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from xopd_trainer.learner import StepResult
-from xopd_trainer.ledger import Ledger
 from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.step import StepRunner
 
 from tools.metrics_page import PAGE, Series, page, registries, series_of
+from xopd.ledger import Accounts
 from xopd.v1 import trajectory_pb2 as pb
 
 LABELS = {"modality", "purpose", "outcome", "reason", "activity", "method", "kind", "stage", "stream", "split", "part"}
@@ -56,7 +56,7 @@ def test_a_step_fills_the_trainers_figures() -> None:
     metrics.record_step(
         {"step": 3, "policy_version": 3, "seconds": {"rollout": 1.0, "total": 2.0}},
         StepResult(float("nan"), 0.1, None, 1.0, 1e-4, True, {}, 64),
-        Ledger(dispatched=8, trained=8, redispatched=2),
+        Accounts(dispatched=8, trained=8, redispatched=2),
     )
     metrics.record_lag(1, 2)
     metrics.record_published(100)

@@ -1,0 +1,46 @@
+"""An audit as a person reads it."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from xopd.ledger.audit import Audit
+
+CAUSES = {
+    "failed": "a pod could not answer",
+    "stale": "the answer was unusable or of an earlier life",
+    "overdue": "unanswered too long",
+    "forgotten": "Redis came back empty",
+    "duplicate": "answered already",
+}
+
+
+def print_audit(console: Console, run: str, audit: Audit) -> None:
+    """The sum, how it came about, and the verdict."""
+    lives = "1 life" if audit.lives == 1 else f"{audit.lives} lives"
+    console.print(f"{run}: {audit.steps:,} steps, {lives} of the trainer", style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row(f"{audit.dispatched:,}", "groups dispatched")
+    table.add_row(f"= {audit.trained:,}", f"trained, each in one step ({audit.trajectories_trained:,} trajectories)")
+    table.add_row(f"+ {audit.dead:,}", "dead-lettered")
+    table.add_row(f"+ {audit.open:,}", "under way")
+    table.add_row(f"+ {audit.lost:,}", "lost", style="red" if audit.lost else "")
+    if audit.brought:
+        table.add_row(f"{audit.brought:,}", "further groups trained on responses that were brought along")
+    console.print(table)
+    for heading, counts in (("sent again", audit.sent_again), ("answers dropped", audit.dropped)):
+        parts = [f"{n:,} {CAUSES[kind]}" for kind, n in counts.items()]
+        console.print(f"{heading}: {'; '.join(parts) or 'none'}")
+    if audit.undone:
+        console.print(f"taken back by restarts: {audit.undone:,} groups, dispatched again since or still to be")
+    steps = ", ".join(str(step) for step in audit.checkpoints)
+    console.print(f"checkpoints that agree with the ledger: {f'steps {steps}' if steps else 'none'}")
+    for reason, n in audit.dead_reasons.items():
+        console.print(f"  dead-lettered {n:,}: {reason}")
+    if audit.closes:
+        console.print("The books close: 0 lost, 0 trained twice.", style="green")
+    for finding in audit.findings:
+        console.print(f"does not close: {finding}", style="red")
