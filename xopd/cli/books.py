@@ -1,10 +1,13 @@
-"""An audit as a person reads it."""
+"""An audit, and what chaos came to, as a person reads them."""
 
 from __future__ import annotations
+
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
+from xopd.chaos.run import ChaosReport
 from xopd.ledger.audit import Audit
 
 CAUSES = {
@@ -44,3 +47,27 @@ def print_audit(console: Console, run: str, audit: Audit) -> None:
         console.print("The books close: 0 lost, 0 trained twice.", style="green")
     for finding in audit.findings:
         console.print(f"does not close: {finding}", style="red")
+
+
+def print_chaos(console: Console, run: str, report: ChaosReport) -> None:
+    """What happened, how soon the run went on, the closing audit, and the verdict."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("fault")
+    for heading in ("times", "going on after, median", "longest"):
+        table.add_column(heading, justify="right")
+    by_fault: dict[str, list[float]] = {}
+    for one in report.happened:
+        by_fault.setdefault(one.fault, []).append(one.recovery_s)
+    for fault, seconds in sorted(by_fault.items()):
+        table.add_row(fault, str(len(seconds)), f"{median(seconds):.1f} s", f"{max(seconds):.1f} s")
+    console.print()
+    console.print(table)
+    console.print(f"undisturbed, two steps take {report.quiet_s:.1f} s\n")
+    if report.audit is not None:
+        print_audit(console, run, report.audit)
+    for finding in report.findings:
+        console.print(f"should not be: {finding}", style="red")
+    verdict = "passed" if report.passed else "failed"
+    seed = "each fault once" if report.seed is None else f"seed {report.seed}"
+    style = "green" if report.passed else "red"
+    console.print(f"chaos, {seed}: {len(report.happened)} faults, {verdict}", style=style)

@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from xopd.cli import audit, check, compare, config, data, report, status, up
+from xopd.cli import audit, chaos, check, compare, config, data, report, status, up
 from xopd.cli.show import print_failure
 from xopd.errors import UserError
 
@@ -27,6 +27,7 @@ app.command("compare", help=compare.HELP)(compare.compare)
 app.command("check", help=check.HELP)(check.check)
 app.command("report", help=report.HELP)(report.report)
 app.command("audit", help=audit.HELP)(audit.audit)
+app.command("chaos", help=chaos.HELP)(chaos.chaos)
 app.command("status", help=status.HELP)(status.status)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")

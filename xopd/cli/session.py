@@ -94,5 +94,6 @@ class Session:
         await supervisor.stop(names["trainer"], TRAINER_GRACE_S)
         if trainer is not None and was_running and trainer.exit_status != 0 and self.failure is None:
             self.view.event(str(supervisor.failure(trainer)))
-        await supervisor.stop([*names["rollout"], *names["teacher"]], POD_GRACE_S)
+        pods = [managed.spec.name for role in ("rollout", "teacher") for managed in supervisor.of_role(role)]
+        await supervisor.stop(pods, POD_GRACE_S)
         await supervisor.stop(names["redis"], REDIS_GRACE_S)

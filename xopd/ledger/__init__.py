@@ -2,13 +2,14 @@
 
 from xopd.ledger.accounts import Accounts
 from xopd.ledger.content import GENESIS, group_content, step_content
-from xopd.ledger.ledger import Ledger, LedgerError, TrainedGroup, ledger_path
+from xopd.ledger.ledger import Ledger, LedgerError, LedgerUnavailableError, TrainedGroup, ledger_path
 
 __all__ = [
     "GENESIS",
     "Accounts",
     "Ledger",
     "LedgerError",
+    "LedgerUnavailableError",
     "TrainedGroup",
     "group_content",
     "ledger_path",

@@ -41,13 +41,23 @@ class TrainedGroup:
     """Whether it was dispatched; else its responses were brought along."""
 
 
+class LedgerUnavailableError(OSError):
+    """The file cannot be written to now, such as on a full disk: nothing was written, and trying again may succeed."""
+
+
+MAY_PASS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM}
+
+
 def ledger_path(run: Path) -> Path:
     """Where the ledger of the run in folder `run` lies."""
     return run / "ledger.sqlite"
 
 
 class Ledger:
-    """The ledger of one run, open for writing by one trainer."""
+    """The ledger of one run, open for writing by one trainer.
+
+    Every method that writes does so in one transaction, and may raise LedgerUnavailableError.
+    """
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it.
@@ -179,8 +189,6 @@ class Ledger:
             LedgerError: as `assert_new`.
         """
         self.assert_new(step, groups)
-        parent = self.content_of(step - 1)
-        content = step_content(parent, step, {group.group_id: group.content for group in groups})
         with self._transaction() as database:
             try:
                 for group in groups:
@@ -189,10 +197,7 @@ class Ledger:
                     else:
                         row = (group.group_id, self.life, step, group.responses, group.content)
                         database.execute("INSERT INTO groups VALUES (?, ?, ?, ?, 0, 'trained', ?, NULL)", row)
-                database.execute(
-                    "INSERT INTO steps VALUES (?, ?, ?, ?, ?, 0, ?)",
-                    (step, self.life, parent, content, policy_lag, time.time()),
-                )
+                content = self._take(database, step, groups, policy_lag)
             except sqlite3.IntegrityError as error:
                 raise LedgerError(f"step {step} cannot be taken ({error})") from None
         n, lost = sum(group.responses for group in groups if group.sampled), _lost(self._database)
@@ -203,11 +208,26 @@ class Ledger:
         return content
 
     def skipped(self, step: int, groups: Sequence[TrainedGroup], reason: str) -> bytes:
-        """Step `step` left the weights as they were: its groups are dead-lettered; returns the step's content."""
-        for group in groups:
-            if group.sampled:
-                self.buried(group.group_id, reason)
-        return self.trained(step, [], 0)
+        """Step `step` left the weights as they were: its groups are dead-lettered; returns the step's content.
+
+        Raises:
+            LedgerError: as `assert_new`.
+        """
+        self.assert_new(step, groups)
+        with self._transaction() as database:
+            for group in groups:
+                if group.sampled:
+                    self._change_open(database, group.group_id, "outcome = 'dead', reason = ?", reason)
+            content = self._take(database, step, [], 0)
+        self.accounts = read_accounts(self._database)
+        return content
+
+    def _take(self, database: sqlite3.Connection, step: int, groups: Sequence[TrainedGroup], policy_lag: int) -> bytes:
+        parent = self.content_of(step - 1)
+        content = step_content(parent, step, {group.group_id: group.content for group in groups})
+        row = (step, self.life, parent, content, policy_lag, time.time())
+        database.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?, 0, ?)", row)
+        return content
 
     def _change_open(self, database: sqlite3.Connection, group_id: str, change: str, *values: Any) -> int:
         """Change this life's open group; returns its number of responses."""
@@ -221,13 +241,17 @@ class Ledger:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._database.execute("BEGIN IMMEDIATE")
         try:
+            self._database.execute("BEGIN IMMEDIATE")
             yield self._database
-        except BaseException:
-            self._database.execute("ROLLBACK")
+            self._database.execute("COMMIT")
+        except BaseException as error:
+            # The system's own error has rolled it back already, in some cases.
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._database.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in MAY_PASS:
+                raise LedgerUnavailableError(f"{self.path}: {error}") from None
             raise
-        self._database.execute("COMMIT")
 
 
 def read_accounts(database: sqlite3.Connection) -> Accounts:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Literal
 
 import structlog
-from redis.exceptions import RedisError
 
-from xopd.ledger import Ledger
+from xopd.ledger import Ledger, LedgerUnavailableError
 from xopd.streams import Claim, WorkStream
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_trajectory_group
 from xopd_trainer.dispatcher import Dispatcher
+from xopd_trainer.patience import OUTAGES
 
 log = structlog.get_logger(__name__)
 RETRYABLE = (pb.FAILURE_CODE_ENGINE, pb.FAILURE_CODE_POLICY_UNAVAILABLE)
@@ -46,15 +47,23 @@ class Collector:
             try:
                 for claim in await self.trajectories.read(count=64, block_ms=500):
                     await self._take(claim)
-            except (RedisError, OSError) as error:
+            except OUTAGES as error:
                 log.warning("trajectory stream cannot be read", error=str(error))
                 await asyncio.sleep(0.5)
 
     async def acknowledge_held(self) -> None:
-        """A checkpoint now holds every step trained so far: acknowledge their trajectories."""
-        held, self._held = self._held, []
-        for start in range(0, len(held), 512):
-            await self.trajectories.acknowledge(held[start : start + 512])
+        """A checkpoint now holds every step trained so far: acknowledge their trajectories.
+
+        Where Redis is away, the next checkpoint does so.
+        """
+        held = list(self._held)
+        try:
+            for start in range(0, len(held), 512):
+                await self.trajectories.acknowledge(held[start : start + 512])
+        except OUTAGES as error:
+            log.warning("trajectories are not acknowledged yet", entries=len(held), error=str(error))
+        else:
+            self._held = self._held[len(held) :]
 
     async def _take(self, claim: Claim) -> None:
         try:
@@ -62,13 +71,13 @@ class Collector:
         except WireError as error:
             self.on_unreadable()
             log.warning("entry dropped", entry=claim.entry_id.decode(), reason=str(error))
-            await self.trajectories.acknowledge([claim.entry_id])
+            await self._done_with(claim)
             return
         accepted = await self._judge(answer)
         if accepted and answer.purpose == pb.PURPOSE_TRAIN:
             self._held.append(claim.entry_id)
         else:
-            await self.trajectories.acknowledge([claim.entry_id])
+            await self._done_with(claim)
         if accepted:
             self.generated_tokens += sum(len(t.token_ids) for t in answer.trajectories)
             self.dispatcher.resolve(answer)
@@ -79,25 +88,39 @@ class Collector:
         training = answer.purpose == pb.PURPOSE_TRAIN
         if answer.run_id != self.run_id:
             if training:
-                self.ledger.dropped(answer.group_id, "stale", n, "it answers another life of the trainer")
+                self._drop(answer.group_id, "stale", n, "it answers another life of the trainer")
             return False
         wanted = self.dispatcher.waiting(answer.group_id)
         if wanted is None:
             if training:
-                self.ledger.dropped(answer.group_id, "duplicate", n, "the group has been answered")
+                self._drop(answer.group_id, "duplicate", n, "the group has been answered")
             return False
         if answer.HasField("failure"):
             reason = f"{answer.failure.reason} (pod {answer.pod_id})"
             if answer.failure.code in RETRYABLE:
                 await self.dispatcher.retry(answer.group_id, "failed", reason)
             else:
-                self.dispatcher.fail(answer.group_id, reason)
+                await self.dispatcher.fail(answer.group_id, reason)
             return False
         problem = self._problem(answer, wanted)
         if problem is not None:
             await self.dispatcher.retry(answer.group_id, "stale", f"{problem} (pod {answer.pod_id})", n)
             return False
         return True
+
+    async def _done_with(self, claim: Claim) -> None:
+        try:
+            await self.trajectories.acknowledge([claim.entry_id])
+        except OUTAGES as error:
+            # It stays in the stream until the next life clears it; the entries read with it must not wait for that.
+            log.warning("an entry is not acknowledged", error=str(error))
+
+    def _drop(self, group_id: str, kind: Literal["duplicate", "stale"], responses: int, reason: str) -> None:
+        try:
+            self.ledger.dropped(group_id, kind, responses, reason)
+        except LedgerUnavailableError as error:
+            # Nothing depends on this line but its own count.
+            log.warning("a dropped answer is not in the ledger", group=group_id, kind=kind, error=str(error))
 
     def _problem(self, answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
         """What makes an answer unusable, as a clause, or None."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -22,7 +22,7 @@ from xopd.ledger import Ledger
 from xopd.ledger.ledger import DropKind
 from xopd.streams import WorkStream
 from xopd.v1 import trajectory_pb2 as pb
-from xopd_trainer.patience import OUTAGES, retrying
+from xopd_trainer.patience import OUTAGES, patiently, retrying
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Dispatcher:
             self._outstanding[group.group_id] = Outstanding(group, loop.create_future(), time.monotonic())
         training = {group.group_id: len(group.seeds) for group in groups if group.purpose == pb.PURPOSE_TRAIN}
         if training:
-            self.ledger.dispatched(groups[0].step, training)
+            await self._book(lambda: self.ledger.dispatched(groups[0].step, training))
         futures = {group.group_id: self._outstanding[group.group_id].future for group in groups}
         await self._send([self._outstanding[group.group_id] for group in groups])
         return futures
@@ -99,13 +99,13 @@ class Dispatcher:
         if not entry.future.done():
             entry.future.set_result(answer)
 
-    def fail(self, group_id: str, reason: str) -> None:
+    async def fail(self, group_id: str, reason: str) -> None:
         """Give a group up: another attempt would end alike."""
         entry = self._outstanding.pop(group_id)
         self.last_progress = time.monotonic()
         log.warning("group given up", group=group_id, reason=reason)
         if entry.group.purpose == pb.PURPOSE_TRAIN:
-            self.ledger.buried(group_id, reason)
+            await self._book(lambda: self.ledger.buried(group_id, reason))
         if not entry.future.done():
             entry.future.set_exception(GroupFailedError(reason))
 
@@ -120,7 +120,7 @@ class Dispatcher:
         """
         entry = self._outstanding[group_id]
         if entry.group.attempt + 1 >= self.max_attempts:
-            self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)")
+            await self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)")
             return
         await self._again([entry], kind, reason, responses)
 
@@ -140,10 +140,13 @@ class Dispatcher:
         log.info("dispatching again", groups=len(entries), reason=reason)
         training = [entry.group.group_id for entry in entries if entry.group.purpose == pb.PURPOSE_TRAIN]
         if training:
-            self.ledger.sent_again(training, kind, reason, responses)
+            await self._book(lambda: self.ledger.sent_again(training, kind, reason, responses))
         for entry in entries:
             entry.group.attempt += 1
         await self._send(entries)
+
+    async def _book(self, write: Callable[[], None]) -> None:
+        await patiently("writing to the ledger", self.patience_s, write)
 
     async def _send(self, entries: Sequence[Outstanding]) -> None:
         for entry in entries:

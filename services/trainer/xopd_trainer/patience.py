@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 OUTAGES = (RedisError, OSError)
 """What may pass: Redis cannot be reached, a disk is full."""
@@ -35,3 +37,11 @@ def retrying(what: str, patience_s: float, on_wait: Callable[[], None] | None = 
         before_sleep=_say,
         reraise=True,
     )
+
+
+async def patiently(what: str, patience_s: float, action: Callable[[], T]) -> T:
+    """Do `action`, which is quick and leaves nothing half done, with these attempts; returns what it returns."""
+    async for attempt in retrying(what, patience_s):
+        with attempt:
+            done = action()
+    return done

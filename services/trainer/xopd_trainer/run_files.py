@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -10,8 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from xopd.config import Config
 from xopd_trainer.evaluation import Evaluation, Verdict
+
+log = structlog.get_logger(__name__)
 
 
 class RunFiles:
@@ -27,12 +32,22 @@ class RunFiles:
         self.summary = self.folder / "summary.json"
         self.teacher_responses = self.folder / "teacher_responses.jsonl"
         self._metrics = self.folder / "metrics.jsonl"
+        self._unwritten = ""
         self._evals = self.folder / "evals"
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add one record to metrics.jsonl."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        """Add one record to metrics.jsonl; on a full disk it is kept until a later one can be written."""
+        self._unwritten += json.dumps(record) + "\n"
+        whole = self._metrics.stat().st_size if self._metrics.exists() else 0
+        try:
+            with self._metrics.open("a", encoding="utf-8") as file:
+                file.write(self._unwritten)
+        except OSError as error:
+            log.warning("metrics.jsonl cannot be written to", error=str(error))
+            with contextlib.suppress(OSError):
+                os.truncate(self._metrics, whole)
+        else:
+            self._unwritten = ""
 
     def event(self, step: int, event: str, detail: str) -> None:
         """Add an event to metrics.jsonl."""

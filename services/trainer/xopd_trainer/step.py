@@ -26,6 +26,7 @@ from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
 from xopd_trainer.methods import Method, Response
+from xopd_trainer.patience import patiently
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.transport import TransportTimes
@@ -122,10 +123,11 @@ class StepRunner:
         lag = max(t.policy_lag for group in batch for t in group.trajectories)
         self.learning = True
         result = await asyncio.to_thread(self.learner.step, step, batch)
-        if result.skipped:
-            self.ledger.skipped(step, trained, f"the loss or the gradient of step {step} was not finite")
-        else:
-            self.ledger.trained(step, trained, lag)
+        await patiently(
+            "writing to the ledger",
+            self.config.run.stall_timeout_s,
+            lambda: self._write_down(step, trained, lag, result.skipped),
+        )
         learn_s = time.monotonic() - scored_at
         await self.publisher.publish(step, self.learner.trained_state())
         self.learning = False
@@ -134,6 +136,12 @@ class StepRunner:
         seconds = {"rollout": rollout_s, "score": score_s, "learn": learn_s, "sync": sync_s}
         record = self._record(step, result, lag, seconds, time.monotonic() - began)
         return FinishedStep(result, record)
+
+    def _write_down(self, step: int, groups: Sequence[TrainedGroup], lag: int, skipped: bool) -> None:
+        if skipped:
+            self.ledger.skipped(step, groups, f"the loss or the gradient of step {step} was not finite")
+        else:
+            self.ledger.trained(step, groups, lag)
 
     async def _sampled(
         self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup]
