@@ -8,8 +8,9 @@ BIN = .venv/bin
 VENV_PYTHON = $(BIN)/python
 DEMO = examples/tiny/demo.yaml
 TESTS = tests
+MINUTES = 30
 
-.PHONY: help setup demo data test lint lint-deploy protos lock docs clean
+.PHONY: help setup demo data test faults soak lint lint-deploy protos lock docs clean
 
 help: ## this list
 	@echo "make TARGET, with TARGET one of"
@@ -26,6 +27,12 @@ demo: data ## the whole system on this machine, a live view, then the report (XO
 
 test: data ## all tests (TESTS=tests/unit for a part)
 	$(VENV_PYTHON) -m pytest $(TESTS) $(PYTEST_ARGS)
+
+faults: data ## every kind of fault on a local run, and the table of docs/RELIABILITY.md
+	$(VENV_PYTHON) tools/faults.py
+
+soak: data ## half an hour of training on this machine: is memory flat? (MINUTES=30)
+	$(VENV_PYTHON) tools/soak.py $(MINUTES)
 
 lint: setup ## ruff, mypy, buf, generated code, requirement sets, forbidden strings
 	@tools/lint.sh

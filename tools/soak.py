@@ -1,0 +1,87 @@
+"""`make soak`: train on this machine for half an hour and see whether the memory of every process stays flat.
+
+Prints, for each process, its resident memory after a tenth of the time and at the end, and the slope of a line through
+all readings after that tenth. Exit status 1 if one grew by more than a tenth and more than 50 MB.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / "runs" / "soak"
+SETTINGS = ("run.name=soak", "run.steps=20000", "run.checkpoint_every=20", "evals.every=0")
+EVERY_S = 5.0
+WARM_SHARE = 0.1
+MOST_GROWTH, MOST_GROWTH_MB = 0.1, 50.0
+MB = 2**20
+
+
+def read_memory() -> dict[str, float]:
+    """Resident memory of each process of the run, its children included (MB)."""
+    try:
+        pids = json.loads((RUN / "processes" / "pids.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    found = {}
+    for name, pid in pids.items():
+        try:
+            process = psutil.Process(pid)
+            family = [process, *(process.children(recursive=True) if name != "supervisor" else [])]
+            found[name] = sum(member.memory_info().rss for member in family) / MB
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def trained_steps() -> int:
+    """Steps recorded so far."""
+    path = RUN / "metrics.jsonl"
+    return path.read_text(encoding="utf-8").count('"kind": "step"') if path.exists() else 0
+
+
+def main() -> None:
+    """Run and judge."""
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    command = [sys.executable, "-m", "xopd", "up", "examples/tiny/demo.yaml", "--overwrite", "--plain", *settings]
+    with (ROOT / "runs" / "soak.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+    readings: dict[str, list[tuple[float, float]]] = {}
+    try:
+        while not trained_steps():
+            if process.poll() is not None:
+                raise SystemExit(f"the run ended before its first step; see {log.name}")
+            time.sleep(1.0)
+        began = time.monotonic()
+        while (now := time.monotonic() - began) < 60 * minutes and process.poll() is None:
+            for name, memory in read_memory().items():
+                readings.setdefault(name, []).append((now, memory))
+            print(f"\r{now / 60:5.1f} of {minutes:g} min, {trained_steps()} steps", end="", flush=True)
+            time.sleep(EVERY_S)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(180)
+    print(f"\n\n| process | at {WARM_SHARE:.0%}, MB | at the end, MB | slope, MB/h |\n| --- | --: | --: | --: |")
+    grown = []
+    for name, series in sorted(readings.items()):
+        warm = [point for point in series if point[0] >= WARM_SHARE * 60 * minutes]
+        first, last = warm[0][1], statistics.median(memory for _, memory in warm[-5:])
+        slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
+        print(f"| {name} | {first:.0f} | {last:.0f} | {slope:+.1f} |")
+        if last - first > max(MOST_GROWTH * first, MOST_GROWTH_MB):
+            grown.append(name)
+    print(f"\n{trained_steps()} steps in {minutes:g} min; {'grew: ' + ', '.join(grown) if grown else 'memory is flat'}")
+    raise SystemExit(1 if grown else 0)
+
+
+if __name__ == "__main__":
+    main()
