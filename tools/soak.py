@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import psutil
+from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "soak"
@@ -50,11 +51,12 @@ def trained_steps() -> int:
 
 def main() -> None:
     """Run and judge."""
+    console = Console(highlight=False, soft_wrap=True)
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [sys.executable, "-m", "xopd", "up", "examples/tiny/demo.yaml", "--overwrite", "--plain", *settings]
     with (ROOT / "runs" / "soak.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603 (a fixed command)
     readings: dict[str, list[tuple[float, float]]] = {}
     try:
         while not trained_steps():
@@ -65,21 +67,25 @@ def main() -> None:
         while (now := time.monotonic() - began) < 60 * minutes and process.poll() is None:
             for name, memory in read_memory().items():
                 readings.setdefault(name, []).append((now, memory))
-            print(f"\r{now / 60:5.1f} of {minutes:g} min, {trained_steps()} steps", end="", flush=True)
+            console.print(f"{now / 60:5.1f} of {minutes:g} min, {trained_steps()} steps", end="\r")
             time.sleep(EVERY_S)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(180)
-    print(f"\n\n| process | at {WARM_SHARE:.0%}, MB | at the end, MB | slope, MB/h |\n| --- | --: | --: | --: |")
+    console.print(
+        f"\n\n| process | at {WARM_SHARE:.0%}, MB | at the end, MB | slope, MB/h |\n| --- | --: | --: | --: |"
+    )
     grown = []
     for name, series in sorted(readings.items()):
         warm = [point for point in series if point[0] >= WARM_SHARE * 60 * minutes]
         first, last = warm[0][1], statistics.median(memory for _, memory in warm[-5:])
         slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
-        print(f"| {name} | {first:.0f} | {last:.0f} | {slope:+.1f} |")
+        console.print(f"| {name} | {first:.0f} | {last:.0f} | {slope:+.1f} |")
         if last - first > max(MOST_GROWTH * first, MOST_GROWTH_MB):
             grown.append(name)
-    print(f"\n{trained_steps()} steps in {minutes:g} min; {'grew: ' + ', '.join(grown) if grown else 'memory is flat'}")
+    console.print(
+        f"\n{trained_steps()} steps in {minutes:g} min; {'grew: ' + ', '.join(grown) if grown else 'memory is flat'}"
+    )
     raise SystemExit(1 if grown else 0)
 
 

@@ -17,6 +17,7 @@ from xopd.config import Config
 from xopd.data import Item, load_items
 from xopd.data.vocabulary import Vocabulary, describe_difference, vocabulary_of
 from xopd.errors import UserError
+from xopd.streams.ceiling import redis_ceiling
 
 AUDIO_SAMPLE = 24
 """Clips whose bytes are hashed."""
@@ -71,6 +72,7 @@ class Checks:
             ("vocabulary", self.vocabulary),
             ("bounds", self.bounds),
             ("Redis", self.redis),
+            ("Redis memory", self.redis_memory),
             ("teacher endpoints", self.endpoints),
         )
 
@@ -174,6 +176,14 @@ class Checks:
         if self.config.redis.url is None:
             raise LeftOut("`xopd up` starts its own")
         return asyncio.run(self._ask_redis())
+
+    def redis_memory(self) -> str:
+        """How much of Redis can the run take?"""
+        ceiling = redis_ceiling(self.config)
+        return (
+            f"at most {ceiling.bytes / 2**20:,.1f} MB: {ceiling.prompts:,} prompts, and {ceiling.trajectories:,}"
+            " trajectory groups until their checkpoint"
+        )
 
     def endpoints(self) -> str:
         """Do the teachers answer, with the vocabulary of the student?"""
