@@ -312,7 +312,7 @@ class WeightSettings(Section):
 
 
 class TracingSettings(Section):
-    """Distributed traces over OTLP (docs/TRACES.md); tokens and certificates come from OTEL_EXPORTER_OTLP_ variables."""
+    """Distributed traces over OTLP, see docs/TRACES.md; a token is given in the variable OTEL_EXPORTER_OTLP_HEADERS."""
 
     endpoint: str = Field(
         "", description="http:// or https:// URL of an OTLP receiver, such as http://collector:4317. Empty: no traces."

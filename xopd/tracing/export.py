@@ -78,7 +78,7 @@ class _SdkLines(logging.Handler):
     """Keeps the SDK's first line about an export for our own, and says once that spans are dropped."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(logging.WARNING)
         self.about_export = ""
         self._loggers = [logging.getLogger(name) for name in (EXPORT_LOG, QUEUE_LOG)]
         self._dropping = False
@@ -89,7 +89,7 @@ class _SdkLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Take one line."""
         if record.name == QUEUE_LOG:
-            if record.levelno >= logging.WARNING and not self._dropping:
+            if not self._dropping:
                 self._dropping = True
                 log.warning("spans are dropped: more are made than sent; lower tracing.sample_share")
         elif not self.about_export:

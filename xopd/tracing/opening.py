@@ -33,7 +33,7 @@ async def tracing(config: Config, service: str, instance: str = "") -> AsyncIter
     instance = instance or f"{socket.gethostname()}-{os.getpid()}"
     try:
         exporting = await asyncio.to_thread(Exporting, config.tracing, f"xopd-{service}", instance, config.run.name)
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
         raise UserError(
             f"tracing.endpoint {config.tracing.endpoint}: the exporter does not start ({error}); correct the OTEL_"
             " variables, or leave the endpoint empty."

@@ -22,9 +22,7 @@ def server_span(tracer: Tracer, method: str, context: Any) -> Iterator[Span]:
         method: such as `score_stream`.
         context: of the gRPC call.
     """
-    carried = [value for key, value in context.invocation_metadata() or () if key == TRACEPARENT]
-    # Several are none: nobody knows which is meant.
-    parent = context_from(carried[0] if len(carried) == 1 and isinstance(carried[0], str) else "")
+    parent = context_from(dict(context.invocation_metadata() or ()).get(TRACEPARENT, ""))
     attributes = {"rpc.system": "grpc", "rpc.method": method.title().replace("_", "")}
     name = f"xopd.v1.LogprobService/{attributes['rpc.method']}"
     with child_span(tracer, name, attributes, parent=parent, kind=SpanKind.SERVER) as span:
