@@ -89,7 +89,9 @@ def check_group(group: Seen, below: dict[str, list[Seen]]) -> None:
     assert parts["queue"].end <= parts["rollout"].end <= parts["score"].end
 
     inside = {span.name: span for span in below[parts["rollout"].id]}
-    assert inside.keys() == {"wait for policy", "generate", "deliver", "return"} | ({"fetch audio"} if spoken else set())
+    assert inside.keys() == {"wait for policy", "generate", "deliver", "return"} | (
+        {"fetch audio"} if spoken else set()
+    )
     assert inside["return"].service == "xopd-trainer"
     assert {span.service for name, span in inside.items() if name != "return"} == {"xopd-rollout"}
 

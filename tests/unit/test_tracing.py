@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,8 +21,12 @@ from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from structlog.testing import capture_logs
 from xopd_rollout.spans import claim_span, note_answer, update_span
 from xopd_trainer import step_spans
+from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.ledger import Ledger
+from xopd_trainer.step import StepRunner
 
 from xopd.config.schema import TracingSettings
+from xopd.scoring.client import Counters
 from xopd.tracing import NO_TRACER, Tracer, child_span, context_from, failed, finished_span, traceparent_of
 from xopd.tracing.export import _QuietExporter, _SdkLines
 from xopd.v1 import trajectory_pb2 as pb
@@ -61,8 +68,8 @@ def traced() -> Tracing:
 
 def prompt(**changes) -> pb.PromptGroup:
     group = pb.PromptGroup(
-        protocol=1, run_id="r", group_id="g", item_id="i", modality=pb.MODALITY_SPEECH, purpose=pb.PURPOSE_TRAIN, step=3,
-        prompt_token_ids=[1], seeds=[1, 2], min_policy_version=2, max_policy_version=2, dispatched_at=time.time() - 2.0,
+        protocol=1, run_id="r", group_id="g", item_id="i", modality=pb.MODALITY_SPEECH, purpose=pb.PURPOSE_TRAIN,
+        step=3, prompt_token_ids=[1], seeds=[1, 2], min_policy_version=2, max_policy_version=2, dispatched_at=time.time() - 2.0,
     )  # fmt: skip
     group.MergeFrom(pb.PromptGroup(**changes))
     return group
@@ -90,14 +97,15 @@ def test_context_survives_the_message(traced) -> None:
 
 
 @pytest.mark.parametrize("traceparent", UNUSABLE)
-def test_an_unusable_traceparent_is_ignored(traced, traceparent: str) -> None:
-    """Even where something else is being traced: it must not become the parent either."""
+def test_an_unusable_traceparent_is_ignored(traced, caplog, traceparent: str) -> None:
+    """Even where something else is being traced: it must not become the parent either. Nor does it fill the log."""
     with traced.tracer.start_as_current_span("other"):
         context = context_from(traceparent)
         assert context == Context()
         with claim_span(traced.tracer, prompt(traceparent=traceparent), redelivered=False) as span:
             assert not span.is_recording()
     assert [span.name for span in traced.spans()] == ["other"]
+    assert not caplog.records
 
 
 @given(st.text(max_size=600))
@@ -237,6 +245,59 @@ def test_a_weight_update_that_nobody_traced_stands_below_who_waits(traced, carri
         pass
     (loaded,) = traced.spans("load weights")
     assert loaded.parent.span_id == waiting.context.span_id
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("cannot be read (s3://bucket/a.flac)", "cannot be read (s3://bucket/a.flac)"),
+        ("https://me:pass@host/a.flac?X-Sig=abc&b=c: 403", "https://host/a.flac?… 403"),
+        ("('https://host/a?sig=abc') is gone", "('https://host/a?…') is gone"),
+        ("why? because", "why? because"),
+        ("x" * 5000, "x" * 500),
+    ],
+)
+def test_a_reason_tells_no_secret(traced, reason: str, expected: str) -> None:
+    with traced.tracer.start_as_current_span("root") as span:
+        failed(span, reason)
+    assert traced.spans()[0].status.description == expected
+
+
+async def test_a_group_sent_once_more_says_why(traced) -> None:
+    dispatcher = Dispatcher(Stream(), redispatch_after_s=60.0, max_attempts=3, tracer=traced.tracer)  # type: ignore[arg-type]
+    with traced.tracer.start_as_current_span("step"):
+        group = prompt()
+        span = step_spans.start_group(traced.tracer, group)
+        await dispatcher.submit([group])
+    await dispatcher.retry("g", "the engine failed (pod pod-7)")
+    (again,) = traced.spans("dispatch again")
+    assert again.parent.span_id == span.context.span_id
+    assert again.attributes == {"xopd.attempt": 1, "xopd.reason": "the engine failed (pod pod-7)"}
+
+
+async def test_a_group_that_is_given_up_says_why(traced) -> None:
+    nothing: Any = None
+    teacher: Any = SimpleNamespace(counters=Counters())
+    ledger = Ledger()
+    steps = StepRunner(
+        nothing, nothing, nothing, nothing, teacher, nothing, nothing, nothing, ledger, traced.tracer
+    )  # fmt: skip
+    future: asyncio.Future[pb.TrajectoryGroup] = asyncio.get_running_loop().create_future()
+    future.set_exception(GroupFailedError("the clip is missing"))
+    with traced.tracer.start_as_current_span("step"):
+        group = prompt()
+        span = step_spans.start_group(traced.tracer, group)
+        assert await steps._sampled(3, nothing, group, future, span) is None
+    (ended,) = traced.spans("group")
+    assert (ended.status.is_ok, ended.status.description) == (False, "the clip is missing")
+    assert ledger.given_up == 2
+
+
+class Stream:
+    """Stands for the prompt stream."""
+
+    async def add(self, messages) -> None:
+        """Take them."""
 
 
 class Receiver(SpanExporter):

@@ -9,6 +9,7 @@ from xopd.tracing.context import (
     context_from,
     failed,
     finished_span,
+    shown,
     traceparent_of,
 )
 from xopd.tracing.opening import tracing
@@ -21,6 +22,7 @@ __all__ = [
     "context_from",
     "failed",
     "finished_span",
+    "shown",
     "traceparent_of",
     "tracing",
 ]

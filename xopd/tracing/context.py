@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,11 @@ LONGEST_TRACEPARENT = 512
 """Longer ones are ignored (characters); version 00 has 55."""
 LONGEST_PAST_S = 86_400.0
 """A start further back than this is taken for a wrong clock (seconds)."""
+LONGEST_REASON = 500
+"""Of a failure (characters)."""
+LOGIN = re.compile(r"://[^\s/@]*@")
+QUERY = re.compile(r"(://[^\s?]*)\?[^\s'\")]*")
+"""Signatures and tokens of object stores stand there."""
 NO_TRACER: Tracer = NoOpTracer()
 """Makes no spans, and passes on what context it is given."""
 
@@ -69,7 +75,12 @@ def child_span(
 
 def failed(span: Span, reason: str) -> None:
     """End up as failed, for this reason."""
-    span.set_status(Status(StatusCode.ERROR, reason))
+    span.set_status(Status(StatusCode.ERROR, shown(reason)))
+
+
+def shown(reason: str) -> str:
+    """A reason as it may leave the cluster: not long, and without what URLs carry beside their place."""
+    return QUERY.sub(r"\1?…", LOGIN.sub("://", reason))[:LONGEST_REASON]
 
 
 def finished_span(

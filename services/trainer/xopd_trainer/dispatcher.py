@@ -21,7 +21,7 @@ from xopd.errors import UserError
 from xopd.ledger import Ledger
 from xopd.ledger.ledger import DropKind
 from xopd.streams import WorkStream
-from xopd.tracing import NO_TRACER, Tracer, context_from, finished_span
+from xopd.tracing import NO_TRACER, Tracer, context_from, finished_span, shown
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.patience import OUTAGES, patiently, retrying
 
@@ -152,7 +152,7 @@ class Dispatcher:
         now = time.time()
         for entry in entries:
             entry.group.attempt += 1
-            about, parent = {"xopd.attempt": entry.group.attempt, "xopd.reason": reason}, entry.group.traceparent
+            about, parent = {"xopd.attempt": entry.group.attempt, "xopd.reason": shown(reason)}, entry.group.traceparent
             finished_span(self.tracer, "dispatch again", now, now, about, parent=context_from(parent))
         await self._send(entries)
 
