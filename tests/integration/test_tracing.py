@@ -17,7 +17,7 @@ from xopd.config import Config
 from xopd.errors import UserError
 from xopd.scoring import ScoringError, TeacherClient
 from xopd.streams.embedded import free_port
-from xopd.tracing import child_span, tracing
+from xopd.tracing import child_span, export, tracing
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 
@@ -70,6 +70,21 @@ async def test_a_receiver_that_is_not_there_is_one_warning_and_no_error(protocol
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+async def test_spans_that_do_not_fit_are_dropped_and_told_once(monkeypatch, caplog) -> None:
+    """Making them goes on at full speed: the thread that makes them is this one."""
+    monkeypatch.setattr(export, "QUEUE", export.BATCH)
+    settings = config(endpoint=f"http://127.0.0.1:{free_port()}", timeout_s=2.0)
+    with capture_logs() as lines, caplog.at_level(logging.DEBUG, logger="opentelemetry"):
+        async with tracing(settings, "trainer") as tracer:
+            for _ in range(5000):
+                tracer.start_span("root").end()
+    assert sorted(line["event"].split(":")[0] for line in lines) == [
+        "spans are dropped",
+        "traces cannot be sent; the run goes on",
+    ]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_a_variable_that_cannot_be_used_is_one_sentence(monkeypatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "squash")
     with pytest.raises(UserError, match="the exporter does not start"):
@@ -95,13 +110,15 @@ def teacher(tmp_path_factory, receiver: Receiver):
 
 
 async def test_a_score_goes_on_in_the_teacher(teacher, receiver) -> None:
-    async with tracing(config(endpoint=receiver.endpoint), "trainer") as tracer:
-        async with TeacherClient([teacher.grpc], tracer=tracer) as client:
-            with tracer.start_as_current_span("step", Context()) as root:
-                await client.score([1, 2], [[3, 4], [5]], "group-1")
-                with pytest.raises(ScoringError):
-                    await client.score([1], [[777]], "group-2")
-            await client.score([1, 2], [[3]], "nobody traces this")
+    async with (
+        tracing(config(endpoint=receiver.endpoint), "trainer") as tracer,
+        TeacherClient([teacher.grpc], tracer=tracer) as client,
+    ):
+        with tracer.start_as_current_span("step", Context()) as root:
+            await client.score([1, 2], [[3, 4], [5]], "group-1")
+            with pytest.raises(ScoringError):
+                await client.score([1], [[777]], "group-2")
+        await client.score([1, 2], [[3]], "nobody traces this")
     receiver.wait_for(lambda: len(receiver.named(CALL)) == 4 and bool(receiver.named("compute")))
     trace_id = f"{root.get_span_context().trace_id:032x}"
     assert {span.trace for span in receiver.spans} == {trace_id}

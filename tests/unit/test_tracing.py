@@ -69,7 +69,8 @@ def traced() -> Tracing:
 def prompt(**changes) -> pb.PromptGroup:
     group = pb.PromptGroup(
         protocol=1, run_id="r", group_id="g", item_id="i", modality=pb.MODALITY_SPEECH, purpose=pb.PURPOSE_TRAIN,
-        step=3, prompt_token_ids=[1], seeds=[1, 2], min_policy_version=2, max_policy_version=2, dispatched_at=time.time() - 2.0,
+        step=3, prompt_token_ids=[1], seeds=[1, 2], min_policy_version=2, max_policy_version=2,
+        dispatched_at=time.time() - 2.0,
     )  # fmt: skip
     group.MergeFrom(pb.PromptGroup(**changes))
     return group
@@ -102,8 +103,12 @@ def test_an_unusable_traceparent_is_ignored(traced, caplog, traceparent: str) ->
     with traced.tracer.start_as_current_span("other"):
         context = context_from(traceparent)
         assert context == Context()
-        with claim_span(traced.tracer, prompt(traceparent=traceparent), redelivered=False) as span:
+        group = prompt(traceparent=traceparent)
+        with claim_span(traced.tracer, group, redelivered=False) as span:
             assert not span.is_recording()
+            answer = answer_to(group)
+            note_answer(span, answer)
+        assert answer.traceparent == "", "nor is it passed on"
     assert [span.name for span in traced.spans()] == ["other"]
     assert not caplog.records
 
@@ -329,6 +334,14 @@ def test_a_receiver_that_is_gone_is_told_once(receiver) -> None:
             inner.works = works
             exporter.export([])
     assert [line["log_level"] for line in lines] == ["warning", "info", "warning"]
+
+
+def test_the_end_waits_for_a_slow_receiver_for_one_timeout_only(receiver) -> None:
+    inner, exporter = receiver
+    exporter.hurry()
+    exporter._until = time.monotonic() - 1.0
+    exporter.export([])
+    assert inner.batches == 0
 
 
 def test_at_the_end_a_receiver_that_is_gone_is_not_tried_again(receiver) -> None:

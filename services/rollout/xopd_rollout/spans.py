@@ -34,8 +34,8 @@ def claim_span(tracer: Tracer, group: pb.PromptGroup, redelivered: bool) -> Iter
 
 
 def note_answer(span: Span, answer: pb.TrajectoryGroup) -> None:
-    """Tell the span how the group went; the answer carries it along."""
-    answer.traceparent = traceparent_of(span) or answer.traceparent
+    """Tell the span how the group went; the answer carries it along, or the prompt's own where nothing traces here."""
+    answer.traceparent = traceparent_of(span)
     if answer.HasField("failure"):
         failed(span, f"{pb.FailureCode.Name(answer.failure.code)}: {answer.failure.reason}")
         return
