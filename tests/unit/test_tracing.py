@@ -22,10 +22,10 @@ from structlog.testing import capture_logs
 from xopd_rollout.spans import claim_span, note_answer, update_span
 from xopd_trainer import step_spans
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
-from xopd_trainer.ledger import Ledger
 from xopd_trainer.step import StepRunner
 
 from xopd.config.schema import TracingSettings
+from xopd.ledger import Ledger
 from xopd.scoring.client import Counters
 from xopd.tracing import NO_TRACER, Tracer, child_span, context_from, failed, finished_span, traceparent_of
 from xopd.tracing.export import _QuietExporter, _SdkLines
@@ -268,13 +268,19 @@ def test_a_reason_tells_no_secret(traced, reason: str, expected: str) -> None:
     assert traced.spans()[0].status.description == expected
 
 
-async def test_a_group_sent_once_more_says_why(traced) -> None:
-    dispatcher = Dispatcher(Stream(), redispatch_after_s=60.0, max_attempts=3, tracer=traced.tracer)  # type: ignore[arg-type]
+async def test_a_group_sent_once_more_says_why(traced, tmp_path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.begin_life("r", 0)
+    stream: Any = Stream()
+    dispatcher = Dispatcher(
+        stream, ledger, redispatch_after_s=60.0, max_attempts=3, patience_s=20.0, tracer=traced.tracer
+    )
     with traced.tracer.start_as_current_span("step"):
         group = prompt()
         span = step_spans.start_group(traced.tracer, group)
         await dispatcher.submit([group])
-    await dispatcher.retry("g", "the engine failed (pod pod-7)")
+    await dispatcher.retry("g", "failed", "the engine failed (pod pod-7)")
+    ledger.close()
     (again,) = traced.spans("dispatch again")
     assert again.parent.span_id == span.context.span_id
     assert again.attributes == {"xopd.attempt": 1, "xopd.reason": "the engine failed (pod pod-7)"}
@@ -283,10 +289,7 @@ async def test_a_group_sent_once_more_says_why(traced) -> None:
 async def test_a_group_that_is_given_up_says_why(traced) -> None:
     nothing: Any = None
     teacher: Any = SimpleNamespace(counters=Counters())
-    ledger = Ledger()
-    steps = StepRunner(
-        nothing, nothing, nothing, nothing, teacher, nothing, nothing, nothing, ledger, traced.tracer
-    )  # fmt: skip
+    steps = StepRunner(nothing, nothing, nothing, nothing, teacher, nothing, nothing, nothing, nothing, traced.tracer)
     future: asyncio.Future[pb.TrajectoryGroup] = asyncio.get_running_loop().create_future()
     future.set_exception(GroupFailedError("the clip is missing"))
     with traced.tracer.start_as_current_span("step"):
@@ -295,7 +298,6 @@ async def test_a_group_that_is_given_up_says_why(traced) -> None:
         assert await steps._sampled(3, nothing, group, future, span) is None
     (ended,) = traced.spans("group")
     assert (ended.status.is_ok, ended.status.description) == (False, "the clip is missing")
-    assert ledger.given_up == 2
 
 
 class Stream:
