@@ -122,7 +122,7 @@ def _check(world: World, answer: pb.TrajectoryGroup, group: pb.PromptGroup, tens
 
 
 async def test_groups_come_back_whole(world: World, pod: PodProcess, trainer: TrainerEnd) -> None:
-    text = trainer.group(world.text_prompt, seeds=[5, 6, 7], step=3, traceparent="00-ab-cd-01")
+    text = trainer.group(world.text_prompt, seeds=[5, 6, 7], step=3, traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01")
     speech = trainer.group(world.speech_prompt, world.clips[0], seeds=[5, 6])
     for group, answer in zip((text, speech), await trainer.ask(text, speech), strict=True):
         assert not answer.HasField("failure"), answer.failure

@@ -56,6 +56,22 @@ def test_defaults(write):
     assert config.redis.url is None
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("endpoint=collector:4317", "endpoint must be http://host:port"),
+        ("endpoint=http://", "endpoint must be http://host:port"),
+        ("endpoint=http://collector:port", "endpoint must be http://host:port"),
+        ("endpoint=http://me:secret@collector:4317", "tokens go in OTEL_EXPORTER_OTLP_HEADERS"),
+        ("endpoint=http://collector:4318/v1/traces", "set protocol to http"),
+        ("sample_share=1.5", "less than or equal to 1"),
+    ],
+)
+def test_a_receiver_of_traces_is_a_url_without_a_password(write, setting, words):
+    sentence = sentence_of(write(), f"tracing.{setting}")
+    assert words in sentence and "secret" not in sentence
+
+
 def test_set_wins_over_environment_over_file(write, monkeypatch):
     path = write(MINIMAL + "run:\n  steps: 10\n  seed: 1\n  name: file\n")
     monkeypatch.setenv("XOPD_RUN__STEPS", "20")

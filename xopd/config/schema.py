@@ -6,6 +6,7 @@ The reference page `docs/CONFIG.md` is generated from the descriptions here.
 from __future__ import annotations
 
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -310,6 +311,44 @@ class WeightSettings(Section):
     keep: Annotated[int, Field(ge=2)] = Field(3, description="Newest versions kept in the store.")
 
 
+class TracingSettings(Section):
+    """Distributed traces over OTLP, see docs/TRACES.md; a token is given in the variable OTEL_EXPORTER_OTLP_HEADERS."""
+
+    endpoint: str = Field(
+        "", description="http:// or https:// URL of an OTLP receiver, such as http://collector:4317. Empty: no traces."
+    )
+    protocol: Literal["grpc", "http"] = Field(
+        "grpc",
+        description="`grpc`: OTLP over gRPC, usually port 4317. `http`: protobuf over HTTP, usually port 4318, sent to"
+        " ENDPOINT/v1/traces.",
+    )
+    sample_share: Fraction = Field(1.0, description="Share of the steps that are traced.")
+    timeout_s: PositiveFloat = Field(
+        5.0, description="Longest wait for the receiver, at one export and at the end of a process (seconds)."
+    )
+
+    @model_validator(mode="after")
+    def _endpoint_is_a_url(self) -> TracingSettings:
+        if not self.endpoint:
+            return self
+        try:
+            url = urlsplit(self.endpoint)
+            usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            usable = False
+        # The rest of the address is not repeated: it may hold a password.
+        if not usable or "@" in self.endpoint:
+            raise ValueError(
+                "endpoint must be http://host:port or https://host:port without user and password; tokens go in"
+                " OTEL_EXPORTER_OTLP_HEADERS"
+            )
+        if self.protocol == "grpc" and (url.path.strip("/") or url.query):
+            raise ValueError(
+                "endpoint has a path, which protocol grpc does not use: remove it, or set protocol to http"
+            )
+        return self
+
+
 class Config(BaseSettings):
     """The whole tree. Read it with `xopd.config.load_config`, which knows the sources and their order."""
 
@@ -329,6 +368,7 @@ class Config(BaseSettings):
     trainer: TrainerSettings = Field(default_factory=lambda: TrainerSettings())
     evals: EvalSettings = Field(default_factory=lambda: EvalSettings())
     weights: WeightSettings = Field(default_factory=lambda: WeightSettings())
+    tracing: TracingSettings = Field(default_factory=lambda: TracingSettings())
 
     @model_validator(mode="after")
     def _on_policy_needs_temperature_one(self) -> Config:

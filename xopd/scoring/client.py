@@ -6,6 +6,7 @@ Every call is idempotent: a repeated one gives the same answer and changes nothi
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,6 +26,8 @@ from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import ScoringError
 from xopd.scoring.pods import Pod, parse_endpoint
 from xopd.scoring.pool import PodPool, describe_status
+from xopd.scoring.spans import Metadata, call_span
+from xopd.tracing import NO_TRACER, Tracer
 from xopd.v1 import teacher_pb2 as pb
 from xopd.wire import PROTOCOL
 
@@ -59,7 +62,13 @@ class TeacherClient:
     """A client of teacher pods. Use as an async context manager, within one event loop."""
 
     def __init__(
-        self, endpoints: Sequence[str], *, deadline_s: float = 60.0, attempts: int = 8, patience_s: float = 90.0
+        self,
+        endpoints: Sequence[str],
+        *,
+        deadline_s: float = 60.0,
+        attempts: int = 8,
+        patience_s: float = 90.0,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Connect to nothing yet.
 
@@ -68,6 +77,7 @@ class TeacherClient:
             deadline_s: of each try of a call (seconds).
             attempts: tries before a call is given up, if also
             patience_s: seconds have passed since it began. Without any pod a call waits so long.
+            tracer: makes a span of each try, where something traced asks.
 
         Raises:
             UserError: if there is no endpoint, or one is not host:port.
@@ -77,17 +87,19 @@ class TeacherClient:
         self.deadline_s = deadline_s
         self.attempts = attempts
         self.patience_s = patience_s
+        self.tracer = tracer
         self.counters = Counters()
         self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s)
 
     @classmethod
-    def from_settings(cls, settings: TeacherSettings) -> TeacherClient:
+    def from_settings(cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER) -> TeacherClient:
         """The client that a configuration describes. Raises UserError as the constructor does."""
         return cls(
             settings.endpoints,
             deadline_s=settings.deadline_s,
             attempts=settings.attempts,
             patience_s=settings.patience_s,
+            tracer=tracer,
         )
 
     async def __aenter__(self) -> TeacherClient:
@@ -179,10 +191,12 @@ class TeacherClient:
             seed=seed,
         )
 
-        async def _call(pod: Pod) -> GeneratedResponse:
-            return read_generated(request, await pod.stub.Generate(request, timeout=self.deadline_s))
+        async def _call(pod: Pod, metadata: Metadata) -> GeneratedResponse:
+            response = await pod.stub.Generate(request, timeout=self.deadline_s, metadata=metadata)
+            return read_generated(request, response)
 
-        generated = await self._on_some_pod(_call, len(request.prompt_token_ids) + max_new_tokens, "generate")
+        tokens = len(request.prompt_token_ids) + max_new_tokens
+        generated = await self._on_some_pod("Generate", _call, tokens, "generate")
         self.counters.generated_tokens += len(generated.token_ids)
         return generated
 
@@ -193,22 +207,25 @@ class TeacherClient:
     async def _score(self, request: pb.ScoreRequest) -> list[ScoredResponse]:
         tokens = sum(len(response.token_ids) for response in request.responses)
 
-        async def _call(pod: Pod) -> list[ScoredResponse]:
+        async def _call(pod: Pod, metadata: Metadata) -> list[ScoredResponse]:
             began = time.monotonic()
-            response = await pod.stub.Score(request, timeout=self.deadline_s)
+            response = await pod.stub.Score(request, timeout=self.deadline_s, metadata=metadata)
             self.counters.score_seconds += time.monotonic() - began
             self.counters.pod_seconds += response.queue_seconds + response.compute_seconds
             scores = read_scores(request, response)
             pod.scored_tokens += tokens
             return scores
 
-        scores = await self._on_some_pod(_call, len(request.prompt_token_ids) + tokens, request.request_id)
+        scores = await self._on_some_pod("Score", _call, len(request.prompt_token_ids) + tokens, request.request_id)
         self.counters.scored_tokens += tokens
         return scores
 
-    async def _on_some_pod(self, call: Callable[[Pod], Awaitable[Response]], tokens: int, what: str) -> Response:
+    async def _on_some_pod(
+        self, method: str, call: Callable[[Pod, Metadata], Awaitable[Response]], tokens: int, what: str
+    ) -> Response:
         """Try `call` on one pod after the other until it succeeds, is refused, or patience and attempts are spent."""
         avoid: set[str] = set()
+        tried = itertools.count()
 
         def _pause(state: RetryCallState) -> float:
             if self._pool.has_other(avoid):
@@ -221,8 +238,10 @@ class TeacherClient:
         async def _try() -> Response:
             async with self._pool.borrowed(tokens, avoid) as pod:
                 began = time.monotonic()
+                about = {"xopd.request_id": what, "xopd.attempt": next(tried), "xopd.tokens": tokens}
                 try:
-                    response = await call(pod)
+                    with call_span(self.tracer, method, pod.address, about) as metadata:
+                        response = await call(pod, metadata)
                 except grpc.aio.AioRpcError as error:
                     avoid.add(pod.address)
                     if error.code() in EJECTING:

@@ -13,7 +13,7 @@ WEIGHT_KIND_UNSPECIFIED: WeightKind
 WEIGHT_KIND_FULL: WeightKind
 
 class WeightManifest(_message.Message):
-    __slots__ = ("protocol", "run_id", "version", "kind", "uri", "sha256", "size_bytes", "tensor_count", "published_at")
+    __slots__ = ("protocol", "run_id", "version", "kind", "uri", "sha256", "size_bytes", "tensor_count", "published_at", "traceparent")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -23,6 +23,7 @@ class WeightManifest(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     TENSOR_COUNT_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     run_id: str
     version: int
@@ -32,7 +33,8 @@ class WeightManifest(_message.Message):
     size_bytes: int
     tensor_count: int
     published_at: float
-    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[_Union[WeightKind, str]] = ..., uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., published_at: _Optional[float] = ...) -> None: ...
+    traceparent: str
+    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[_Union[WeightKind, str]] = ..., uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., published_at: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
 
 class RunInfo(_message.Message):
     __slots__ = ("protocol", "run_id", "run_name", "student", "vocabulary_fingerprint", "started_at", "finished")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from xopd.data.audio import AudioError
 from xopd.errors import UserError
+from xopd.tracing import Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import PROTOCOL
 from xopd_rollout.clock import ActivityClock
@@ -33,8 +35,10 @@ class GroupSampler:
         audio: AudioInput,
         clock: ActivityClock,
         timeout_s: float,
+        tracer: Tracer,
     ) -> None:
         """Answer as `pod_id`; a group that keeps the engine longer than `timeout_s` (seconds) is given up."""
+        self.tracer = tracer
         self.pod_id = pod_id
         self.engine = engine
         self.updater = updater
@@ -74,18 +78,25 @@ class GroupSampler:
 
     async def _sample(self, group: pb.PromptGroup) -> list[pb.Trajectory]:
         # The clip is fetched while the group waits for its turn.
-        clip = asyncio.ensure_future(self.audio.get(group.audio)) if group.HasField("audio") else None
+        clip = asyncio.ensure_future(self._clip(group.audio)) if group.HasField("audio") else None
+        wanted = (group.run_id, group.min_policy_version, group.max_policy_version)
         try:
-            async with self.updater.at_version(group.run_id, group.min_policy_version, group.max_policy_version):
+            async with contextlib.AsyncExitStack() as turn:
+                with child_span(self.tracer, "wait for policy", {"xopd.policy_version": wanted[1]}):
+                    await turn.enter_async_context(self.updater.at_version(*wanted))
                 async with asyncio.timeout(self.timeout_s):
                     prompt = Prompt(group.prompt_token_ids, await clip if clip else None, group.audio.sha256)
-                    with self.clock.counting("busy"):
+                    with self.clock.counting("busy"), child_span(self.tracer, "generate"):
                         trajectories = await self.engine.generate(prompt, group.seeds, group.sampling)
             self.overdue = False
             return trajectories
         finally:
             if clip is not None:
                 clip.cancel()
+
+    async def _clip(self, audio: pb.AudioRef) -> dict[str, Any]:
+        with child_span(self.tracer, "fetch audio"):
+            return await self.audio.get(audio)
 
 
 def _answer_to(group: pb.PromptGroup, pod_id: str) -> pb.TrajectoryGroup:

@@ -22,6 +22,7 @@ from xopd.families import ModelFamily
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import Keys, connect
+from xopd.tracing import tracing
 from xopd.weights import WeightAnnouncements
 from xopd_rollout.app import Served, make_rollout_app
 from xopd_rollout.clock import ActivityClock
@@ -98,23 +99,27 @@ class Pod:
     ) -> AsyncIterator[Worker]:
         """Everything around the engine, and the heartbeat; ends them and the engine."""
         try:
-            audio = await asyncio.to_thread(self._open_audio, family)
-            updater = PolicyUpdater(
-                engine,
-                WeightAnnouncements(client, self.keys),
-                partial(check_run, client, self.keys, family),
-                self.config.rollout.update_timeout_s,
-                self.clock,
-                self.metrics,
-            )
-            sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock, self.config.rollout.group_timeout_s)
-            worker = Worker(self.config, client, self.keys, sampler, self.metrics)
-            self.served.family, self.served.sampler, self.worker = family, sampler, worker
-            log.info("ready", pod=self.pod_id, url=url, student=self.config.student.path)
-            async with Heartbeat(client, self.keys, worker, updater, self.clock, self.metrics, url):
-                self.metrics.ready.set(1)
-                yield worker
-            await audio.close()
+            # Not before: the engine's process is forked off this one.
+            async with tracing(self.config, "rollout", self.pod_id) as tracer:
+                audio = await asyncio.to_thread(self._open_audio, family)
+                updater = PolicyUpdater(
+                    engine,
+                    WeightAnnouncements(client, self.keys),
+                    partial(check_run, client, self.keys, family),
+                    self.config.rollout.update_timeout_s,
+                    self.clock,
+                    self.metrics,
+                    tracer,
+                )
+                timeout_s = self.config.rollout.group_timeout_s
+                sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock, timeout_s, tracer)
+                worker = Worker(self.config, client, self.keys, sampler, self.metrics, tracer)
+                self.served.family, self.served.sampler, self.worker = family, sampler, worker
+                log.info("ready", pod=self.pod_id, url=url, student=self.config.student.path)
+                async with Heartbeat(client, self.keys, worker, updater, self.clock, self.metrics, url):
+                    self.metrics.ready.set(1)
+                    yield worker
+                await audio.close()
         finally:
             self.metrics.ready.set(0)
             await asyncio.to_thread(engine.close)

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import structlog
 
 from xopd.errors import UserError
+from xopd.tracing import Tracer
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import WeightsUnavailableError
 from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine
 from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.spans import update_span
 
 log = structlog.get_logger(__name__)
 NEWEST = 2**62
@@ -52,6 +54,7 @@ class PolicyUpdater:
         timeout_s: float,
         clock: ActivityClock,
         metrics: RolloutMetrics,
+        tracer: Tracer,
     ) -> None:
         """Wait up to `timeout_s` (seconds) for an announcement."""
         self.engine = engine
@@ -60,6 +63,7 @@ class PolicyUpdater:
         self.timeout_s = timeout_s
         self.clock = clock
         self.metrics = metrics
+        self.tracer = tracer
         self.policy: Policy | None = None
         self._turn = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -125,8 +129,9 @@ class PolicyUpdater:
         # Until the load has succeeded nobody knows what the engine holds.
         self.policy = None
         try:
-            async with asyncio.timeout(self.timeout_s):
-                await self.engine.apply(manifest)
+            with update_span(self.tracer, manifest):
+                async with asyncio.timeout(self.timeout_s):
+                    await self.engine.apply(manifest)
         except TimeoutError:
             raise EngineDiedError(
                 f"the engine did not load version {manifest.version} in {self.timeout_s:g} s"

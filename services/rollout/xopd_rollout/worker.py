@@ -23,10 +23,12 @@ from xopd.service.lifecycle import end_tasks
 from xopd.streams import Claim, Keys, WorkStream
 from xopd.streams.keys import ROLLOUT_GROUP
 from xopd.streams.work import FIELD
+from xopd.tracing import Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_prompt_group
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.spans import claim_span, note_answer
 
 log = structlog.get_logger(__name__)
 REDIS_ERRORS = (RedisError, OSError)
@@ -42,9 +44,16 @@ class Worker:
     """One pod's share of the prompt stream."""
 
     def __init__(
-        self, config: Config, client: aioredis.Redis, keys: Keys, sampler: GroupSampler, metrics: RolloutMetrics
+        self,
+        config: Config,
+        client: aioredis.Redis,
+        keys: Keys,
+        sampler: GroupSampler,
+        metrics: RolloutMetrics,
+        tracer: Tracer,
     ) -> None:
         """Claim as the sampler's pod."""
+        self.tracer = tracer
         self.settings = config.rollout
         self.lease_s = config.redis.lease_s
         self.client = client
@@ -132,15 +141,19 @@ class Worker:
         except WireError as error:
             await self._bury(claim, str(error))
             return
-        try:
-            answer = await self.sampler.answer(group)
-        except BaseException:
-            # Cut off, or the pod is at its end: another pod shall have the group now, not after its lease.
-            with contextlib.suppress(*REDIS_ERRORS):
-                await asyncio.shield(self.prompts.give_back([claim.entry_id]))
-            raise
-        self.metrics.record_answer(group, answer)
-        await self._deliver(claim, answer)
+        with claim_span(self.tracer, group, claim.redelivered) as span:
+            try:
+                answer = await self.sampler.answer(group)
+            except BaseException:
+                # Cut off, or the pod is at its end: another pod shall have the group now, not after its lease.
+                failed(span, "given back: the pod ends")
+                with contextlib.suppress(*REDIS_ERRORS):
+                    await asyncio.shield(self.prompts.give_back([claim.entry_id]))
+                raise
+            self.metrics.record_answer(group, answer)
+            note_answer(span, answer)
+            with child_span(self.tracer, "deliver"):
+                await self._deliver(claim, answer)
 
     async def _deliver(self, claim: Claim, answer: pb.TrajectoryGroup) -> None:
         try:

@@ -27,9 +27,11 @@ def main(
 
         settings = load_config(config, overrides or ())
         configure_logging("teacher", settings.teacher.log_level)
+        from xopd.tracing import tracing
         from xopd_teacher.server import serve
 
-        await serve(settings.teacher, stop, one_by_one=settings.run.deterministic)
+        opening = tracing(settings, "teacher")
+        await serve(settings.teacher, stop, opening, one_by_one=settings.run.deterministic)
 
     run_service(_serve)
 

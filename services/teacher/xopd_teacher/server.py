@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from xopd.errors import UserError
 from xopd.scoring.channel import server_options
 from xopd.service.http import bind, make_app, serving
 from xopd.service.lifecycle import announce_addresses
+from xopd.tracing import Tracer
 from xopd.v1 import teacher_pb2, teacher_pb2_grpc
 from xopd_teacher.batcher import FAILURES_TO_DIE, Batcher
 from xopd_teacher.engines import Engine, EngineInfo
@@ -31,10 +33,16 @@ LAST_WORDS_S = 2.0
 """Time for answers to reach their callers, once all are computed."""
 
 
-async def serve(settings: TeacherSettings, stop: asyncio.Event, one_by_one: bool = False) -> None:
+async def serve(
+    settings: TeacherSettings,
+    stop: asyncio.Event,
+    tracing: AbstractAsyncContextManager[Tracer],
+    one_by_one: bool = False,
+) -> None:
     """Run one teacher pod until `stop` is set and what it accepted is answered.
 
-    With `one_by_one` no two requests share a forward pass: company changes the last bits of a sum.
+    `tracing` is entered once the engine is up, which may fork. With `one_by_one` no two requests share a forward pass:
+    company changes the last bits of a sum.
 
     Raises:
         UserError: for a checkpoint, an engine or a port that cannot be used.
@@ -56,10 +64,11 @@ async def serve(settings: TeacherSettings, stop: asyncio.Event, one_by_one: bool
         announce_addresses(grpc=grpc_address, http=f"{settings.host}:{listener.getsockname()[1]}")
         with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
             engine = await _load(settings, thread, stop)
-            await pod.start(engine, thread)
-            log.info("serving", grpc=grpc_address, model=settings.path, engine=settings.engine, version=version)
-            await stop.wait()
-            await pod.drain()
+            async with tracing as tracer:
+                await pod.start(engine, thread, tracer)
+                log.info("serving", grpc=grpc_address, model=settings.path, engine=settings.engine, version=version)
+                await stop.wait()
+                await pod.drain()
     log.info("ended")
 
 
@@ -99,7 +108,7 @@ class _Pod:
             return "shutting down"
         return await self.alive()
 
-    async def start(self, engine: Engine, thread: ThreadPoolExecutor) -> None:
+    async def start(self, engine: Engine, thread: ThreadPoolExecutor, tracer: Tracer) -> None:
         """Take requests. The engine has been warmed up by its own start."""
         settings = self.settings
         batcher = Batcher(
@@ -112,7 +121,8 @@ class _Pod:
             settings.max_queue,
         )
         model = Path(settings.path).name
-        self.service = LogprobService(model, engine.info, limits_of(settings, engine.info), batcher, self.metrics)
+        limits = limits_of(settings, engine.info)
+        self.service = LogprobService(model, engine.info, limits, batcher, self.metrics, tracer)
         teacher_pb2_grpc.add_LogprobServiceServicer_to_server(self.service, self.server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)

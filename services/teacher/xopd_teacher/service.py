@@ -12,12 +12,14 @@ import grpc
 import numpy as np
 
 from xopd.scoring.channel import MAX_MESSAGE_BYTES, RETRY_AFTER
+from xopd.tracing import Tracer
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
 from xopd_teacher.batcher import Batcher, EngineError, QueueFullError
 from xopd_teacher.engines import EngineInfo, ResponseScore
 from xopd_teacher.metrics import TeacherMetrics
+from xopd_teacher.spans import note_status, record_done, server_span
 from xopd_teacher.validation import Limits, RefusedError, check_generate, check_score
 
 STREAM_IN_FLIGHT = 64
@@ -27,8 +29,17 @@ STREAM_IN_FLIGHT = 64
 class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
     """One teacher pod's methods."""
 
-    def __init__(self, model: str, info: EngineInfo, limits: Limits, batcher: Batcher, metrics: TeacherMetrics) -> None:
+    def __init__(
+        self,
+        model: str,
+        info: EngineInfo,
+        limits: Limits,
+        batcher: Batcher,
+        metrics: TeacherMetrics,
+        tracer: Tracer,
+    ) -> None:
         """Answer for `model` (a name for people)."""
+        self.tracer = tracer
         self.model = model
         self.info = info
         self.limits = limits
@@ -101,6 +112,8 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
         item = check_score(request, self.info, self.limits)
         self.metrics.top_k_requests.inc(int(item.top_k > 0))
         scores, done = await self.batcher.score(item, deadline)
+        computed = {"xopd.responses": len(item.responses), "xopd.tokens": item.tokens}
+        record_done(self.tracer, done.queue_seconds, done.compute_seconds, computed)
         for index, score in enumerate(scores):
             for values in (score.logprobs, score.top_logprobs, score.tail_logprobs):
                 self._need_finite(values, f"response {index} of request {request.request_id!r}")
@@ -130,22 +143,24 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
         self.metrics.in_flight.labels(method).inc()
         code, reason = grpc.StatusCode.CANCELLED, ""
         trailing: tuple[tuple[str, str], ...] = ()
-        try:
-            yield
-            code = grpc.StatusCode.OK
-        except RefusedError as refused:
-            code, reason = refused.code, str(refused)
-        except QueueFullError as full:
-            code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, str(full)
-            trailing = ((RETRY_AFTER, str(max(1, round(1000 * full.retry_after_s)))),)
-        except TimeoutError as late:
-            code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, str(late)
-        except EngineError as broken:
-            # Not INTERNAL: another pod, or this one after its restart, may well succeed.
-            code, reason = grpc.StatusCode.ABORTED, str(broken)
-        finally:
-            self.metrics.in_flight.labels(method).dec()
-            self.metrics.requests.labels(method, code.name.lower()).inc()
+        with server_span(self.tracer, method, context) as span:
+            try:
+                yield
+                code = grpc.StatusCode.OK
+            except RefusedError as refused:
+                code, reason = refused.code, str(refused)
+            except QueueFullError as full:
+                code, reason = grpc.StatusCode.RESOURCE_EXHAUSTED, str(full)
+                trailing = ((RETRY_AFTER, str(max(1, round(1000 * full.retry_after_s)))),)
+            except TimeoutError as late:
+                code, reason = grpc.StatusCode.DEADLINE_EXCEEDED, str(late)
+            except EngineError as broken:
+                # Not INTERNAL: another pod, or this one after its restart, may well succeed.
+                code, reason = grpc.StatusCode.ABORTED, str(broken)
+            finally:
+                self.metrics.in_flight.labels(method).dec()
+                self.metrics.requests.labels(method, code.name.lower()).inc()
+                note_status(span, code, reason)
         if code is not grpc.StatusCode.OK:
             await context.abort(code, reason, trailing)
 

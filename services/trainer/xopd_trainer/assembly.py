@@ -19,6 +19,7 @@ from xopd.families import open_family
 from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.scoring import TeacherClient
 from xopd.streams import Keys, connect
+from xopd.tracing import tracing
 from xopd_trainer.learner import Learner
 from xopd_trainer.lease import TrainerLease, locked_folder
 from xopd_trainer.methods import make_method
@@ -71,7 +72,10 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
     try:
         # Now, before anything costs time; loading may take longer than a lease, so the run takes it once more.
         await lease.acquire(ledger.run_ids)
-        async with TeacherClient.from_settings(config.teacher) as teacher:
+        async with (
+            tracing(config, "trainer") as tracer,
+            TeacherClient.from_settings(config.teacher, tracer) as teacher,
+        ):
             await teacher.verify(family.vocabulary)
             encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
             features = FeatureCache(
@@ -82,7 +86,7 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
                 one_by_one=config.run.deterministic,
             )
             method = make_method(config, family.vocabulary.size)
-            learner = Learner(config, family, features, method)
-            yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease)
+            learner = Learner(config, family, features, method, tracer)
+            yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease, tracer)
     finally:
         await client.aclose()

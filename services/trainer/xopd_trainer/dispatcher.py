@@ -21,6 +21,7 @@ from xopd.errors import UserError
 from xopd.ledger import Ledger
 from xopd.ledger.ledger import DropKind
 from xopd.streams import WorkStream
+from xopd.tracing import NO_TRACER, Tracer, context_from, finished_span, shown
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.patience import OUTAGES, patiently, retrying
 
@@ -45,9 +46,16 @@ class Dispatcher:
     """Sends groups and holds their futures."""
 
     def __init__(
-        self, prompts: WorkStream, ledger: Ledger, redispatch_after_s: float, max_attempts: int, patience_s: float
+        self,
+        prompts: WorkStream,
+        ledger: Ledger,
+        redispatch_after_s: float,
+        max_attempts: int,
+        patience_s: float,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Write to `prompts`; a Redis that is away is waited for, up to `patience_s` (seconds)."""
+        self.tracer = tracer
         self.prompts = prompts
         self.ledger = ledger
         self.redispatch_after_s = redispatch_after_s
@@ -141,8 +149,11 @@ class Dispatcher:
         training = [entry.group.group_id for entry in entries if entry.group.purpose == pb.PURPOSE_TRAIN]
         if training:
             await self._book(lambda: self.ledger.sent_again(training, kind, reason, responses))
+        now = time.time()
         for entry in entries:
             entry.group.attempt += 1
+            about, parent = {"xopd.attempt": entry.group.attempt, "xopd.reason": shown(reason)}, entry.group.traceparent
+            finished_span(self.tracer, "dispatch again", now, now, about, parent=context_from(parent))
         await self._send(entries)
 
     async def _book(self, write: Callable[[], None]) -> None:

@@ -20,6 +20,7 @@ from xopd.config import Config
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
 from xopd.objective import Totals, combine_modalities, entropy, kl_divergence, token_logprobs
+from xopd.tracing import NO_TRACER, Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
 from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
@@ -53,8 +54,16 @@ class StepResult:
 class Learner:
     """Owns the policy and its optimiser."""
 
-    def __init__(self, config: Config, family: ModelFamily, features: FeatureCache, method: Method) -> None:
+    def __init__(
+        self,
+        config: Config,
+        family: ModelFamily,
+        features: FeatureCache,
+        method: Method,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         """Load the policy of `config.student`; `features` gives the clips' encoded forms, `method` the loss."""
+        self.tracer = tracer
         self.config = config
         self.method = method
         self.family = family
@@ -79,25 +88,28 @@ class Learner:
         gap_groups = self._gap_groups(groups)
         for modality, part, totals in self._micro_batches(groups):
             name = MODALITY_NAMES[modality]
-            responses = collate_responses(part)
-            policy = self._policy_at(part, responses)
-            terms = self.method.loss(policy, responses, totals)
-            in_modal = modality == pb.MODALITY_TEXT
-            combine_modalities(terms.loss if in_modal else None, None if in_modal else terms.loss, lambda_).backward()  # type: ignore[no-untyped-call]
-            losses[name] += terms.loss.item()
-            self._observe(part, responses, policy, terms.clipped, gap_groups, signals[name])
+            with child_span(self.tracer, "micro-batch", {"xopd.modality": name, "xopd.groups": len(part)}):
+                responses = collate_responses(part)
+                policy = self._policy_at(part, responses)
+                terms = self.method.loss(policy, responses, totals)
+                in_modal = modality == pb.MODALITY_TEXT
+                loss = combine_modalities(terms.loss if in_modal else None, None if in_modal else terms.loss, lambda_)
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses[name] += terms.loss.item()
+                self._observe(part, responses, policy, terms.clipped, gap_groups, signals[name])
 
         rate = learning_rate(self.config.optimiser, step, self.config.run.steps)
         grad_norm = self._gradient_norm()
         loss_in, loss_cross = losses.get("text"), losses.get("speech")
-        loss = (1 - lambda_) * (loss_in or 0.0) + lambda_ * (loss_cross or 0.0)
-        finite = math.isfinite(loss) and math.isfinite(grad_norm)
+        total = (1 - lambda_) * (loss_in or 0.0) + lambda_ * (loss_cross or 0.0)
+        finite = math.isfinite(total) and math.isfinite(grad_norm)
         if finite:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate
-            self.optimiser.step()
+            with child_span(self.tracer, "optimiser"):
+                self.optimiser.step()
         tokens = sum(len(t.token_ids) for g in groups for t in g.trajectories)
-        return StepResult(loss, loss_in, loss_cross, grad_norm, rate, not finite, signals, tokens)
+        return StepResult(total, loss_in, loss_cross, grad_norm, rate, not finite, signals, tokens)
 
     @torch.inference_mode()
     def measure(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:

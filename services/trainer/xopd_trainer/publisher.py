@@ -9,10 +9,12 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from opentelemetry.trace import SpanKind
 from safetensors.torch import save
 from torch import Tensor
 
 from xopd.errors import UserError
+from xopd.tracing import NO_TRACER, Tracer, child_span, traceparent_of
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements, WeightStore
 from xopd_trainer.lease import TrainerLease
@@ -22,8 +24,16 @@ from xopd_trainer.patience import OUTAGES, retrying
 class Publisher:
     """Publishes the versions of one run."""
 
-    def __init__(self, lease: TrainerLease, store: WeightStore, info: pb.RunInfo, patience_s: float) -> None:
+    def __init__(
+        self,
+        lease: TrainerLease,
+        store: WeightStore,
+        info: pb.RunInfo,
+        patience_s: float,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
         """Publish through `store` and announce as the holder of `lease`; give up after `patience_s` (seconds)."""
+        self.tracer = tracer
         self.lease = lease
         self.client = lease.client
         self.keys = lease.keys
@@ -49,19 +59,15 @@ class Publisher:
         Raises:
             UserError: if the store cannot be written to, or Redis not be reached, for too long.
         """
-        data = await asyncio.to_thread(save, tensors, {"format": "pt"})
-        try:
-            async for attempt in retrying(f"storing weight version {version}", self.patience_s, self.on_full_disk):
-                with attempt:
-                    manifest = await asyncio.to_thread(self.store.put, version, data, len(tensors))
-        except OSError as error:
-            raise UserError(
-                f"weights.uri {self.store.uri}: version {version} cannot be stored ({error}); free space there or"
-                " correct the setting, then resume."
-            ) from None
-        self._newest = manifest
-        self.published_bytes += len(data)
-        await self._announce(manifest)
+        about = {"xopd.policy_version": version}
+        with child_span(self.tracer, "publish", about, kind=SpanKind.PRODUCER) as span:
+            data = await asyncio.to_thread(save, tensors, {"format": "pt"})
+            span.set_attribute("xopd.bytes", len(data))
+            manifest = await self._stored(version, data, len(tensors))
+            manifest.traceparent = traceparent_of(span)
+            self._newest = manifest
+            self.published_bytes += len(data)
+            await self._announce(manifest)
 
     async def announce_run(self, finished: bool = False) -> None:
         """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""
@@ -83,6 +89,18 @@ class Publisher:
             self._newest.published_at = time.time()
             await self._announce(self._newest)
         await self.announce_run()
+
+    async def _stored(self, version: int, data: bytes, tensor_count: int) -> pb.WeightManifest:
+        try:
+            async for attempt in retrying(f"storing weight version {version}", self.patience_s, self.on_full_disk):
+                with attempt:
+                    manifest = await asyncio.to_thread(self.store.put, version, data, tensor_count)
+        except OSError as error:
+            raise UserError(
+                f"weights.uri {self.store.uri}: version {version} cannot be stored ({error}); free space there or"
+                " correct the setting, then resume."
+            ) from None
+        return manifest
 
     async def _announce(self, manifest: pb.WeightManifest) -> None:
         try:

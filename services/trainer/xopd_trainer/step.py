@@ -14,11 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry.context import Context
+from opentelemetry.trace import Span, use_span
+
 from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
 from xopd.ledger import Ledger, TrainedGroup, group_content
 from xopd.scoring import TeacherClient
+from xopd.tracing import NO_TRACER, Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.busy_clock import BusyClock
@@ -29,6 +33,7 @@ from xopd_trainer.methods import Method, Response
 from xopd_trainer.patience import patiently
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.scored_groups import GroupScorer
+from xopd_trainer.step_spans import note_answer, note_step, start_group
 from xopd_trainer.transport import TransportTimes
 
 
@@ -54,8 +59,10 @@ class StepRunner:
         learner: Learner,
         publisher: Publisher,
         ledger: Ledger,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Put the parts together."""
+        self.tracer = tracer
         self.config = config
         self.method = method
         self.writer = writer
@@ -91,6 +98,20 @@ class StepRunner:
             ScoringError: if the teacher cannot be reached or answers wrongly, after all attempts.
             UserError: if no item could be answered, or Redis or the weight store is away for too long.
         """
+        about: dict[str, Any] = {
+            "xopd.run_id": self.writer.run_id,
+            "xopd.step": step,
+            "xopd.policy_version": step - 1,
+            "xopd.method": self.method.name,
+            "xopd.items": len(items),
+        }
+        # The root of the trace, whatever is current.
+        with self.tracer.start_as_current_span("step", Context(), attributes=about, record_exception=False) as span:
+            finished = await self._take(step, items)
+            note_step(span, finished.result)
+            return finished
+
+    async def _take(self, step: int, items: Sequence[Item]) -> FinishedStep:
         began = time.monotonic()
         by_id = {item.id: item for item in items}
         lambda_ = self.config.objective.lambda_
@@ -102,14 +123,18 @@ class StepRunner:
             for modality in modalities
             if brought[item.id] is None
         ]
+        spans = {group.group_id: start_group(self.tracer, group) for group in groups}
 
         self._last_answer_at = began
         self.lag_in_flight = self.lag_in_queue = 0
         self._transport = TransportTimes(self.teacher)
-        with self.rollout_clock.working():
+        with self.rollout_clock.working(), child_span(self.tracer, "dispatch", {"xopd.groups": len(groups)}):
             futures = await self.dispatcher.submit(groups)
         scored = await asyncio.gather(
-            *(self._sampled(step, by_id[group.item_id], group, futures[group.group_id]) for group in groups),
+            *(
+                self._sampled(step, by_id[group.item_id], group, futures[group.group_id], spans[group.group_id])
+                for group in groups
+            ),
             *(self._brought(step, item, modality, brought[item.id]) for item in items for modality in modalities),
         )
         batch = [group for group in scored if group is not None]
@@ -122,7 +147,8 @@ class StepRunner:
         self.ledger.assert_new(step, trained)
         lag = max(t.policy_lag for group in batch for t in group.trajectories)
         self.learning = True
-        result = await asyncio.to_thread(self.learner.step, step, batch)
+        with child_span(self.tracer, "learn", {"xopd.groups": len(batch)}):
+            result = await asyncio.to_thread(self.learner.step, step, batch)
         await patiently(
             "writing to the ledger",
             self.config.run.stall_timeout_s,
@@ -144,20 +170,23 @@ class StepRunner:
             self.ledger.trained(step, groups, lag)
 
     async def _sampled(
-        self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup]
+        self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup], span: Span
     ) -> ScoredGroup | None:
         """Wait for one group's answer and have the teacher read it, given the TEXT prompt in either modality."""
-        try:
-            with self.rollout_clock.working():
-                answer = await future
-            self._transport.arrived(answer)
-            self._note_lag(step, answer)
-        except GroupFailedError:
-            return None
-        finally:
-            self._last_answer_at = max(self._last_answer_at, time.monotonic())
-        with self.score_clock.working():
-            return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
+        with use_span(span, end_on_exit=True, record_exception=False):
+            try:
+                with self.rollout_clock.working():
+                    answer = await future
+                self._transport.arrived(answer)
+                self._note_lag(step, answer)
+                note_answer(self.tracer, span, answer)
+            except GroupFailedError as error:
+                failed(span, str(error))
+                return None
+            finally:
+                self._last_answer_at = max(self._last_answer_at, time.monotonic())
+            with self.score_clock.working(), child_span(self.tracer, "score"):
+                return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
 
     async def _brought(
         self, step: int, item: Item, modality: pb.Modality, response: Response | None

@@ -21,6 +21,7 @@ from xopd.scoring import ScoringError, TeacherClient
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
 from xopd.streams.keys import TRAINER_GROUP
+from xopd.tracing import NO_TRACER, Tracer
 from xopd.v1 import weights_pb2
 from xopd.weights import WeightStore
 from xopd.weights.store import remove_leftovers
@@ -66,6 +67,7 @@ class Trainer:
         teacher: TeacherClient,
         ledger: Ledger,
         lease: TrainerLease,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """Put the parts together; nothing is sent yet."""
         self.config = config
@@ -90,7 +92,7 @@ class Trainer:
         prompts = WorkStream(self.client, self.keys.prompts, "rollout", "trainer")
         patience_s = config.run.stall_timeout_s
         self.dispatcher = Dispatcher(
-            prompts, ledger, config.trainer.redispatch_after_s, config.trainer.max_attempts, patience_s
+            prompts, ledger, config.trainer.redispatch_after_s, config.trainer.max_attempts, patience_s, tracer
         )
         self.trajectories = WorkStream(self.client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
         vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
@@ -116,7 +118,7 @@ class Trainer:
         )
         self.store_uri = config.weights.uri or str(self.files.weights.resolve())
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
-        self.publisher = Publisher(lease, store, info, patience_s)
+        self.publisher = Publisher(lease, store, info, patience_s, tracer)
         self.publisher.on_full_disk = self.metrics.outage_waits.inc
         max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
         conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
@@ -126,7 +128,7 @@ class Trainer:
         self.evaluator = Evaluator(writer, self.dispatcher, conditionings)
         self.prober = Prober(writer, self.dispatcher, scorer, learner, config.trainer.overlap_top_k)
         self.steps = StepRunner(
-            config, learner.method, writer, self.dispatcher, teacher, scorer, learner, self.publisher, self.ledger
+            config, learner.method, writer, self.dispatcher, teacher, scorer, learner, self.publisher, ledger, tracer
         )
         self.metrics.watch(
             lambda: self.status.phase == "training",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -226,6 +227,21 @@ def test_only_the_edges_of_the_data_flow_are_open(rendered: Render) -> None:
         ("prometheus", "teacher", 8080),
         ("grafana", "prometheus", 9090),
     }
+
+
+def test_traces_are_sent_where_the_policies_let_them(
+    rendered: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = rendered("tiny-cpu-traces")
+    rule = of_kind(resources, "NetworkPolicy")["traces"]["spec"]
+    (way,) = rule["egress"]
+    (namespace,) = way["to"][0]["namespaceSelector"]["matchLabels"].values()
+    for name in ("trainer", "rollout", "teacher"):
+        assert settings(rendered("tiny-cpu"), name, tmp_path, monkeypatch).tracing.endpoint == ""
+        url = urlsplit(settings(resources, name, tmp_path, monkeypatch).tracing.endpoint)
+        assert str(url.hostname).split(".")[1] == namespace
+        assert url.port == way["ports"][0]["port"]
+        assert name in rule["podSelector"]["matchExpressions"][0]["values"]
 
 
 @pytest.mark.parametrize("overlay", ["autoscale-keda", "autoscale-hpa"])
