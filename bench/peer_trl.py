@@ -51,8 +51,8 @@ def main() -> None:
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in texts for _ in range(args.samples)]
     times = StepTimes()
     trainer = DistillationTrainer(
-        model=AutoModelForCausalLM.from_pretrained(args.student, dtype=torch.float32),
-        teacher_model=AutoModelForCausalLM.from_pretrained(args.teacher, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(args.student, dtype=torch.float32, use_safetensors=True),
+        teacher_model=AutoModelForCausalLM.from_pretrained(args.teacher, dtype=torch.float32, use_safetensors=True),
         args=DistillationConfig(
             output_dir=args.out,
             max_steps=args.steps,

@@ -96,7 +96,9 @@ class Qwen2AudioFamily:
     def load_policy(self, dtype: torch.dtype) -> nn.Module:
         """Load the whole model; tower and adapter do not require gradients."""
         try:
-            policy: nn.Module = Qwen2AudioForConditionalGeneration.from_pretrained(self.path, dtype=dtype)
+            policy: nn.Module = Qwen2AudioForConditionalGeneration.from_pretrained(
+                self.path, dtype=dtype, use_safetensors=True
+            )
         except OSError as error:
             raise UserError(f"student.path {self.path}: cannot be loaded ({error}).") from None
         policy.eval()

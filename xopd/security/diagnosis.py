@@ -1,0 +1,100 @@
+"""Why a connection failed, asked of the other side itself: does it speak TLS, and what is wrong with its certificate?
+
+gRPC and Redis clients both say little more than "socket closed" where only one side has TLS on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+
+from xopd.security.tls import client_context
+
+PATIENCE_S = 2.0
+"""Longest wait for each answer."""
+
+
+async def tls_trouble(
+    host: str,
+    port: int,
+    *,
+    name: str,
+    authorities: str | None,
+    setting: str,
+    certificate: tuple[str, str] | None = None,
+    system: bool = False,
+) -> str | None:
+    """What TLS has to do with a failed connection, as a clause with the remedy; None where it is not to blame.
+
+    Args:
+        host: address to ask; with
+        port: its port.
+        name: name or address that its certificate must be good for.
+        authorities: PEM file that this side trusts; None where this side speaks no TLS.
+        setting: what turns TLS on at this side, for the clause.
+        certificate: PEM files of chain and key that this side shows.
+        system: this side speaks TLS and trusts the system's authorities.
+    """
+    wanted = (host, port, name, authorities, setting, certificate, system)
+    return await asyncio.to_thread(_trouble, *wanted)
+
+
+def _trouble(
+    host: str,
+    port: int,
+    name: str,
+    authorities: str | None,
+    setting: str,
+    certificate: tuple[str, str] | None,
+    system: bool,
+) -> str | None:
+    if authorities is None and not system:
+        error = _handshake(host, port, name, _anybody())
+        # An alert is an answer, too: it may want a client certificate.
+        speaks_tls = error is None or (isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""))
+        return f"it speaks TLS, and this side does not: set {setting}" if speaks_tls else None
+    context = client_context(authorities) if authorities is not None else ssl.create_default_context()
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    error = _handshake(host, port, name, context)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted, {error.verify_message.rstrip('.')}: check it, or {setting}"
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or ""
+        if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "UNKNOWN_CA" in reason:
+            return "it wants a client certificate of its own authorities: check tls_cert and tls_key of this side"
+        return "it speaks no TLS, and this side does: turn TLS on there, or off here"
+    # A server without TLS may take a greeting for nonsense, and just hang up.
+    if isinstance(error, (ConnectionResetError, EOFError)):
+        return "it speaks no TLS, and this side does: turn TLS on there, or off here"
+    return None
+
+
+def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> Exception | None:
+    """None where a handshake succeeds, else what went wrong; TimeoutError where nothing came back."""
+    context.set_alpn_protocols(["h2"])
+    try:
+        with (
+            socket.create_connection((host, port), timeout=PATIENCE_S) as plain,
+            context.wrap_socket(plain, server_hostname=name) as connection,
+            contextlib.suppress(TimeoutError),
+        ):
+            # In TLS 1.3 the server's word on a client's certificate comes after the handshake.
+            connection.recv(1)
+        return None
+    except ssl.SSLEOFError as error:
+        return EOFError(str(error))
+    except ConnectionRefusedError:
+        return TimeoutError("nobody listens")
+    except (OSError, ValueError) as error:
+        return error
+
+
+def _anybody() -> ssl.SSLContext:
+    """A context that takes any certificate: only whether there is one matters, and nothing is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
