@@ -36,6 +36,11 @@ class Authority:
         self._ca = trustme.CA()
         self._ca.cert_pem.write_to_path(str(self.path))
 
+    @property
+    def path_text(self) -> str:
+        """The path of its own certificate."""
+        return str(self.path)
+
     def issue(self, name: str, *hosts: str, expired: bool = False) -> Files:
         """A certificate for `hosts` (loopback's, where none is named), overwriting an earlier one of that name."""
         leaf = self._ca.issue_cert(*(hosts or LOOPBACK), not_after=LONG_AGO if expired else None)

@@ -6,7 +6,6 @@ gRPC and Redis clients both say little more than "socket closed" where only one 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import ssl
 
@@ -53,7 +52,7 @@ def _trouble(
     if authorities is None and not system:
         error = _handshake(host, port, name, _anybody())
         # An alert is an answer, too: it may want a client certificate.
-        speaks_tls = error is None or (isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""))
+        speaks_tls = error is None or isinstance(error, _NotWelcomeError) or "ALERT" in _reason(error)
         return f"it speaks TLS, and this side does not: set {setting}" if speaks_tls else None
     context = client_context(authorities) if authorities is not None else ssl.create_default_context()
     if certificate is not None:
@@ -61,35 +60,51 @@ def _trouble(
     error = _handshake(host, port, name, context)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted, {error.verify_message.rstrip('.')}: check it, or {setting}"
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
-        if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "UNKNOWN_CA" in reason:
-            return "it wants a client certificate of its own authorities: check tls_cert and tls_key of this side"
+    if isinstance(error, _NotWelcomeError) or "ALERT" in _reason(error):
+        shown = (
+            "does not take this side's client certificate" if certificate is not None else "wants a client certificate"
+        )
+        return f"it {shown}: give tls_cert and tls_key from the authorities that it knows"
+    # A server without TLS takes a greeting for nonsense: it answers in its own language, or hangs up.
+    if isinstance(error, (ssl.SSLError, ConnectionResetError)):
         return "it speaks no TLS, and this side does: turn TLS on there, or off here"
-    # A server without TLS may take a greeting for nonsense, and just hang up.
-    if isinstance(error, (ConnectionResetError, EOFError)):
-        return "it speaks no TLS, and this side does: turn TLS on there, or off here"
+    if isinstance(error, TimeoutError):
+        return "it does not answer TLS's greeting: is TLS off there? It is on at this side"
     return None
 
 
+class _NotWelcomeError(Exception):
+    """The server hung up after a handshake that was good for this side."""
+
+
+class _NobodyError(Exception):
+    """There is no connection at all."""
+
+
 def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> Exception | None:
-    """None where a handshake succeeds, else what went wrong; TimeoutError where nothing came back."""
+    """None where a handshake succeeds, else what went wrong."""
     context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection((host, port), timeout=PATIENCE_S) as plain,
-            context.wrap_socket(plain, server_hostname=name) as connection,
-            contextlib.suppress(TimeoutError),
-        ):
+        plain = socket.create_connection((host, port), timeout=PATIENCE_S)
+    except OSError:
+        return _NobodyError()
+    with plain:
+        try:
+            connection = context.wrap_socket(plain, server_hostname=name)
+        except (OSError, ValueError) as error:
+            return error
+        with connection:
             # In TLS 1.3 the server's word on a client's certificate comes after the handshake.
-            connection.recv(1)
-        return None
-    except ssl.SSLEOFError as error:
-        return EOFError(str(error))
-    except ConnectionRefusedError:
-        return TimeoutError("nobody listens")
-    except (OSError, ValueError) as error:
-        return error
+            try:
+                return None if connection.recv(1) else _NotWelcomeError()
+            except TimeoutError:
+                return None
+            except OSError:
+                return _NotWelcomeError()
+
+
+def _reason(error: Exception | None) -> str:
+    return (error.reason or "") if isinstance(error, ssl.SSLError) else ""
 
 
 def _anybody() -> ssl.SSLContext:
