@@ -16,6 +16,7 @@ from tests.certificates import Authority
 from xopd.errors import UserError
 from xopd.scoring import TeacherClient, TeacherUnreachableError
 from xopd.scoring.ask import ask_info
+from xopd.scoring.channel import server_options
 from xopd.scoring.doors import TokenGuard, add_port, open_channel
 from xopd.security import Doors
 from xopd.security.tls import Certificate
@@ -41,12 +42,12 @@ class Teacher(teacher_pb2_grpc.LogprobServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(doors: Doors) -> AsyncIterator[int]:
+async def serving(doors: Doors, port: int = 0) -> AsyncIterator[int]:
     """A teacher behind `doors`; gives its port."""
-    server = grpc.aio.server(interceptors=[TokenGuard(doors.token)] if doors.token else [])
+    server = grpc.aio.server(interceptors=[TokenGuard(doors.token)] if doors.token else [], options=server_options())
     teacher_pb2_grpc.add_LogprobServiceServicer_to_server(Teacher(), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-    port = add_port(server, "127.0.0.1:0", doors)
+    port = add_port(server, f"127.0.0.1:{port}", doors)
     await server.start()
     try:
         yield port
@@ -113,6 +114,17 @@ async def test_the_wrong_token_is_told_at_once(token):
         assert TOKEN not in str(caught.value)
         with pytest.raises(UserError, match=r"the same security\.token"):
             await ask_info(f"127.0.0.1:{port}", Doors(token), 5)
+
+
+async def test_a_token_that_changes_on_the_way_is_told(pki):
+    async with serving(Doors(TOKEN)) as port:
+        client = TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, doors=Doors(TOKEN))
+        await client.__aenter__()
+        assert await client.max_top_k() == 7
+    async with serving(Doors("the-token-that-came-after"), port), asyncio.timeout(30):
+        with pytest.raises(UserError, match=r"the same security\.token"):
+            await client.score([1], [[2]], "r")
+    await client.__aexit__()
 
 
 async def test_health_checks_need_no_token_and_streams_do():

@@ -62,6 +62,8 @@ def _wrong_with(call: ast.Call) -> Iterator[str]:
         yield "shell="
     if given.get("trust_remote_code", False) is not False:
         yield "trust_remote_code"
+    if name.endswith(".from_pretrained") and given.get("local_files_only") is not True:
+        yield "from_pretrained without local_files_only=True: it would ask a model hub"
     model = name.removesuffix(".from_pretrained")
     is_model = "ForCausalLM" in model or "ForConditionalGeneration" in model or model.endswith("AutoModel")
     if name.endswith(".from_pretrained") and is_model and given.get("use_safetensors") is not True:
@@ -99,8 +101,9 @@ def test_there_is_something_to_walk() -> None:
         "import subprocess; subprocess.run('ls', shell=True)",
         "import subprocess; subprocess.run('ls', shell=anything)",
         "import os; os.system('ls')",
-        "AutoTokenizer.from_pretrained('x', trust_remote_code=True)",
-        "AutoModelForCausalLM.from_pretrained('x')",
+        "AutoTokenizer.from_pretrained('x', trust_remote_code=True, local_files_only=True)",
+        "AutoModelForCausalLM.from_pretrained('x', local_files_only=True)",
+        "AutoTokenizer.from_pretrained('x')",
         "vllm.AsyncEngineArgs(model='x')",
     ],
 )
@@ -114,8 +117,8 @@ def test_each_kind_is_found(line: str) -> None:
         "model.eval()",
         "import torch; torch.load('x', weights_only=True)",
         "import yaml; yaml.safe_load('x'); yaml.compose('x', Loader=yaml.SafeLoader)",
-        "AutoModelForCausalLM.from_pretrained('x', use_safetensors=True)",
-        "AutoTokenizer.from_pretrained('x')",
+        "AutoModelForCausalLM.from_pretrained('x', use_safetensors=True, local_files_only=True)",
+        "AutoTokenizer.from_pretrained('x', local_files_only=True)",
     ],
 )
 def test_safe_calls_are_let_through(line: str) -> None:

@@ -148,7 +148,7 @@ class Checks:
         if not self.config.teacher.endpoints and not any(path.glob("*.safetensors")):
             raise UserError(f"teacher.path {path}: holds no safetensors file; give a checkpoint folder.")
         try:
-            self._teacher = vocabulary_of(AutoTokenizer.from_pretrained(path))
+            self._teacher = vocabulary_of(AutoTokenizer.from_pretrained(path, local_files_only=True))
         except (OSError, ValueError) as error:
             raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
         return f"{path}: {model_type}, {self._teacher.size:,} tokens"

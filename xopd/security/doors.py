@@ -11,11 +11,14 @@ import ipaddress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import structlog
+
 from xopd.config.schema import Config, RedisSettings, SecuritySettings
 from xopd.config.secrets import read_secret
 from xopd.errors import UserError
 from xopd.security.tls import Certificate, check_certificate
 
+log = structlog.get_logger(__name__)
 SHORTEST_TOKEN = 16
 """Characters: fewer could be guessed."""
 
@@ -71,10 +74,12 @@ def refuse_open_doors(config: Config, setting: str, host: str) -> None:
     Raises:
         UserError: if `host` is not loopback, and token or TLS is missing, and nobody said that it is meant.
     """
-    if config.security.insecure or is_loopback(host):
-        return
     missing = _missing(config.security, config.security.tls_cert)
-    if missing:
+    if is_loopback(host) or not missing:
+        return
+    if config.security.insecure:
+        log.warning("an open door, as told", setting=setting, address=host, missing=missing)
+    else:
         raise UserError(
             f"{setting} {host}: is not loopback, and {' and '.join(missing)} not set; set what is missing"
             " (docs/SECURITY.md says how), bind 127.0.0.1, or say --insecure."
@@ -133,6 +138,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def callable_host(host: str) -> str:
+    """Where this machine reaches a service of its own that bound `host`: loopback, where that is every interface."""
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 (compared, not bound)
 
 
 def _missing(security: SecuritySettings, certificates: str | None, name: str = "security.tls_cert") -> list[str]:

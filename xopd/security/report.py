@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xopd.config import Config
 from xopd.security.doors import (
+    callable_host,
     is_loopback,
     open_doors,
     redis_is_near,
@@ -41,7 +42,9 @@ def describe_doors(config: Config, up: bool = False) -> str:
         assert doors.authorities is not None
         until = check_certificate(doors.certificate, doors.authorities, doors.mutual)
         if up:
-            for host in sorted({host for host in bound.values() if is_loopback(host)}):
+            called = {callable_host(host).strip("[]") for setting, host in bound.items() if setting != "teacher.host"}
+            called |= set() if config.teacher.endpoints else {"127.0.0.1"}
+            for host in sorted(called):
                 check_certificate(doors.certificate, doors.authorities, doors.mutual, host)
         clauses.append(f"{'mutual ' if doors.mutual else ''}TLS, certificate valid until {until}")
     clauses.append(_redis(config))

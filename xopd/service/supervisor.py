@@ -21,6 +21,7 @@ from typing import Any, Literal
 import httpx
 
 from xopd.errors import UserError
+from xopd.security.doors import callable_host
 from xopd.service import child
 from xopd.service.lifecycle import ADDRESS_FILE
 
@@ -301,7 +302,10 @@ class Supervisor:
 def http_url(addresses: Mapping[str, str]) -> str | None:
     """Where a process's HTTP endpoints are, from its address file; None where it has not written that yet."""
     address = addresses.get("http")
-    return f"{addresses.get('scheme', 'http')}://{address}" if address else None
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    return f"{addresses.get('scheme', 'http')}://{callable_host(host)}:{port}"
 
 
 def log_tail(managed: Managed, lines: int = TAIL_LINES) -> list[str]:

@@ -57,7 +57,7 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
     read_bounds(config.evals.bounds)
     family = open_family(config.student.path, config.student.family)
     try:
-        teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path)
+        teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({error}).") from None
     difference = describe_difference(family.vocabulary, vocabulary_of(teacher_tokenizer))
