@@ -142,7 +142,13 @@ def is_loopback(host: str) -> bool:
 
 def callable_host(host: str) -> str:
     """Where this machine reaches a service of its own that bound `host`: loopback, where that is every interface."""
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 (compared, not bound)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if not address.is_unspecified:
+        return host
+    return "127.0.0.1" if address.version == 4 else "[::1]"
 
 
 def _missing(security: SecuritySettings, certificates: str | None, name: str = "security.tls_cert") -> list[str]:
