@@ -156,7 +156,7 @@ async def test_a_callers_own_metadata_travels_beside_the_token():
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_tls_by_the_configured_name(pki, mutual, host):
     """The pool connects to numeric addresses; the certificate must be good for the name in the settings."""
-    service = pki.doors("both", token=TOKEN, mutual=mutual)
+    service = pki.doors("one-name", host, token=TOKEN, mutual=mutual)
     async with serving(service) as port:
         assert await ask(port, service, host) == 7
         assert (await ask_info(f"{host}:{port}", service, 5)).model == "stub"
