@@ -5,20 +5,16 @@ The reference page `docs/CONFIG.md` is generated from the descriptions here.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from xopd.config.secrets import OptionalPath, take_password_out
+from xopd.config.doors import SecuritySettings
+from xopd.config.redis import RedisSettings
+from xopd.config.section import Fraction, NonNegativeInt, Port, PositiveFloat, PositiveInt, Range, Section
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Range = tuple[float, float]
 Method = Literal["xopd", "gkd", "sft", "offline_kd"]
 OBJECTIVE_OPTIONS: dict[str, tuple[Method, ...]] = {
     "advantage_clamp": ("xopd",),
@@ -32,12 +28,6 @@ OBJECTIVE_OPTIONS: dict[str, tuple[Method, ...]] = {
     "teacher_temperature": ("offline_kd",),
 }
 """Options of the objective that only some methods use; another value than the default is refused with the others."""
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
 
 
 class RunSettings(Section):
@@ -61,85 +51,6 @@ class RunSettings(Section):
         description="Sample, score and encode one request at a time, so that the same configuration gives the same"
         " weights bit for bit on the same kind of machine, however often a part was restarted. Slower.",
     )
-
-
-class RedisSettings(Section):
-    """The Redis or Valkey (6.2 or newer) that carries work."""
-
-    url: str | None = Field(
-        None,
-        description="redis://, rediss:// (TLS) or unix:// URL. A password in it is moved to `password`. Empty:"
-        " `xopd up` starts the embedded Valkey for this run.",
-    )
-    password: SecretStr | None = Field(None, description="Redis's password; not by --set.")
-    password_file: OptionalPath = Field(None, description="Instead: a file that holds it.")
-    tls_ca: OptionalPath = Field(
-        None, description="PEM of the authorities that Redis's certificate may come from. Empty: the system's."
-    )
-    tls_cert: OptionalPath = Field(None, description="PEM of the certificate shown to Redis, if it asks for one.")
-    tls_key: OptionalPath = Field(None, description="PEM of that certificate's key.")
-    prefix: Annotated[str, Field(min_length=1, max_length=100)] = Field(
-        "xopd", description="Start of every key, so that runs can share one server."
-    )
-    lease_s: PositiveFloat = Field(
-        15.0, description="A claimed prompt group whose pod has been silent so long is taken over (seconds)."
-    )
-    connect_timeout_s: PositiveFloat = Field(10.0, description="Longest wait for a connection (seconds).")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_password_in_the_url(cls, given: Any) -> Any:
-        return take_password_out(given) if isinstance(given, dict) else given
-
-    @model_validator(mode="after")
-    def _belong_together(self) -> RedisSettings:
-        if self.password is not None and self.password_file is not None:
-            raise ValueError("password and password_file exclude each other; give one of them")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key belong together; give both")
-        if (self.tls_ca or self.tls_cert) and not (self.url or "").startswith("rediss://"):
-            raise ValueError("tls_ca, tls_cert and tls_key are for a rediss:// url; write one, or leave them empty")
-        return self
-
-
-class SecuritySettings(Section):
-    """Who may come in, and over what. Needed where a service binds another address than loopback; see SECURITY.md."""
-
-    token: SecretStr | None = Field(
-        None,
-        description="What a caller must show to teachers and to the HTTP endpoints of all services, apart from"
-        " /healthz, /readyz and /metrics. At least 16 characters, the same for all services; not by --set.",
-    )
-    token_file: OptionalPath = Field(None, description="Instead: a file that holds it.")
-    tls_cert: OptionalPath = Field(
-        None, description="PEM of this service's certificate and its intermediates: its ports speak TLS only."
-    )
-    tls_key: OptionalPath = Field(None, description="PEM of the certificate's key.")
-    tls_ca: OptionalPath = Field(
-        None,
-        description="PEM of the authorities that the other services' certificates may come from. A trainer that has it"
-        " speaks TLS with its teachers.",
-    )
-    mutual_tls: bool = Field(
-        False, description="Teachers take only clients with a certificate of `tls_ca`; trainers show their `tls_cert`."
-    )
-    insecure: bool = Field(
-        False,
-        description="Bind and talk to addresses other than loopback although token, TLS or Redis's password are"
-        " missing; `--insecure` of a service.",
-    )
-
-    @model_validator(mode="after")
-    def _belong_together(self) -> SecuritySettings:
-        if self.token is not None and self.token_file is not None:
-            raise ValueError("token and token_file exclude each other; give one of them")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key belong together; give both")
-        if self.tls_cert is not None and self.tls_ca is None:
-            raise ValueError("tls_cert needs tls_ca, by which the other side knows it; give it")
-        if self.mutual_tls and self.tls_cert is None:
-            raise ValueError("mutual_tls needs tls_cert, tls_key and tls_ca; give them")
-        return self
 
 
 class DataSettings(Section):

@@ -13,7 +13,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from xopd.config.schema import Config, RedisSettings, SecuritySettings
+from xopd.config.doors import SecuritySettings
+from xopd.config.redis import RedisSettings
+from xopd.config.schema import Config
 from xopd.config.secrets import read_secret
 from xopd.errors import UserError
 from xopd.security.tls import Certificate, check_certificate

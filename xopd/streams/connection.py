@@ -10,7 +10,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 
-from xopd.config.schema import RedisSettings
+from xopd.config.redis import RedisSettings
 from xopd.config.secrets import read_secret, redact
 from xopd.errors import UserError
 from xopd.security.diagnosis import tls_trouble
