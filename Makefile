@@ -34,7 +34,7 @@ faults: data ## every kind of fault on a local run, and the table of docs/RELIAB
 soak: data ## half an hour of training on this machine: is memory flat? (MINUTES=30)
 	$(VENV_PYTHON) tools/soak.py $(MINUTES)
 
-lint: setup ## ruff, mypy, buf, generated code, requirement sets, forbidden strings
+lint: setup ## ruff, mypy, bandit, buf, generated code, requirement sets and their vulnerabilities, forbidden strings
 	@tools/lint.sh
 
 lint-deploy: setup ## Dockerfiles, compose, Kubernetes overlays and Prometheus's files, without deploying them

@@ -54,10 +54,10 @@ def text_student(config: Config, folder: Path) -> Path:
     """The student's language model alone, as a checkpoint that TRL can load."""
     tensors = load_file(Path(config.student.path) / "model.safetensors")
     mine = {name.removeprefix(PREFIX): t for name, t in tensors.items() if name.startswith(PREFIX)}
-    text = AutoConfig.from_pretrained(config.teacher.path)
+    text = AutoConfig.from_pretrained(config.teacher.path, local_files_only=True)
     text.save_pretrained(folder)
     save_file(mine, folder / "model.safetensors", metadata={"format": "pt"})
-    AutoTokenizer.from_pretrained(config.teacher.path).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(config.teacher.path, local_files_only=True).save_pretrained(folder)
     return folder
 
 

@@ -51,8 +51,12 @@ def main() -> None:
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in texts for _ in range(args.samples)]
     times = StepTimes()
     trainer = DistillationTrainer(
-        model=AutoModelForCausalLM.from_pretrained(args.student, dtype=torch.float32),
-        teacher_model=AutoModelForCausalLM.from_pretrained(args.teacher, dtype=torch.float32),
+        model=AutoModelForCausalLM.from_pretrained(
+            args.student, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        ),
+        teacher_model=AutoModelForCausalLM.from_pretrained(
+            args.teacher, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        ),
         args=DistillationConfig(
             output_dir=args.out,
             max_steps=args.steps,
@@ -72,7 +76,7 @@ def main() -> None:
             seed=0,
         ),
         train_dataset=Dataset.from_list(rows),
-        processing_class=AutoTokenizer.from_pretrained(args.teacher, padding_side="left"),
+        processing_class=AutoTokenizer.from_pretrained(args.teacher, padding_side="left", local_files_only=True),
         callbacks=[times],
     )
     began = time.monotonic()

@@ -1,8 +1,9 @@
 """Custom resources of deploy/k8s: exactly the fields that are used there, as strict models.
 
 The definitions' own schemas are not among the packages that this project installs, so these were written by hand
-after the projects' API references (KEDA v1alpha1, JobSet v1alpha2, Prometheus operator v1). They catch misspelt,
-misplaced and missing fields; that a controller accepts the values they do not show. A new field is added here first.
+after the projects' API references (KEDA v1alpha1, JobSet v1alpha2, Prometheus operator v1, cert-manager v1). They catch
+misspelt, misplaced and missing fields; that a controller accepts the values they do not show. A new field is added here
+first.
 """
 
 from __future__ import annotations
@@ -163,11 +164,33 @@ class Relabelling(Strict):
     replacement: str
 
 
+class SecretKey(Strict):
+    """One key of a Secret."""
+
+    name: Name
+    key: str
+
+
+class FromSecret(Strict):
+    """A PEM text in a Secret."""
+
+    secret: SecretKey
+
+
+class ScrapeTls(Strict):
+    """By which authority and name a pod is known."""
+
+    ca: FromSecret
+    serverName: Name  # noqa: N815
+
+
 class MetricsEndpoint(Strict):
     """Where a pod shows its metrics."""
 
     port: str
     path: Literal["/metrics"]
+    scheme: Literal["https"]
+    tlsConfig: ScrapeTls  # noqa: N815
     interval: Annotated[str, Field(pattern=r"^\d+s$")]
     relabelings: list[Relabelling]
 
@@ -194,4 +217,88 @@ class PodMonitor(Strict):
     spec: PodMonitorSpec
 
 
-MODELS: dict[str, type[Strict]] = {"ScaledObject": ScaledObject, "JobSet": JobSet, "PodMonitor": PodMonitor}
+class CaIssuer(Strict):
+    """An authority in a Secret."""
+
+    secretName: Name  # noqa: N815
+
+
+class IssuerSpec(Strict):
+    """Issuer.spec: exactly one kind of issuer."""
+
+    selfSigned: Annotated[dict[str, Any], Field(max_length=0)] | None = None  # noqa: N815
+    ca: CaIssuer | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> IssuerSpec:
+        if (self.selfSigned is None) == (self.ca is None):
+            raise ValueError("give one of selfSigned and ca")
+        return self
+
+
+class Issuer(Strict):
+    """cert-manager.io/v1."""
+
+    apiVersion: Literal["cert-manager.io/v1"]  # noqa: N815
+    kind: Literal["Issuer"]
+    metadata: Metadata
+    spec: IssuerSpec
+
+
+class IssuerReference(Strict):
+    """Who issues a certificate."""
+
+    kind: Literal["Issuer"]
+    name: Name
+
+
+class PrivateKey(Strict):
+    """How a certificate's key is made."""
+
+    algorithm: Literal["ECDSA"]
+    size: Literal[256, 384, 521]
+    rotationPolicy: Literal["Always", "Never"]  # noqa: N815
+
+
+Hours = Annotated[str, Field(pattern=r"^\d+h$")]
+Usage = Literal["server auth", "client auth", "cert sign", "crl sign"]
+
+
+class CertificateSpec(Strict):
+    """Certificate.spec."""
+
+    secretName: Name  # noqa: N815
+    isCA: Annotated[bool, Field(strict=True)] = False  # noqa: N815
+    issuerRef: IssuerReference  # noqa: N815
+    commonName: Annotated[str, Field(max_length=64)]  # noqa: N815
+    dnsNames: list[str] = Field(default_factory=list)  # noqa: N815
+    duration: Hours
+    renewBefore: Hours  # noqa: N815
+    usages: Annotated[list[Usage], Field(min_length=1)]
+    privateKey: PrivateKey  # noqa: N815
+
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> CertificateSpec:
+        if int(self.renewBefore[:-1]) >= int(self.duration[:-1]):
+            raise ValueError("renewBefore is not below duration")
+        if not self.isCA and not self.dnsNames:
+            raise ValueError("a certificate without dnsNames is good for nobody")
+        return self
+
+
+class Certificate(Strict):
+    """cert-manager.io/v1."""
+
+    apiVersion: Literal["cert-manager.io/v1"]  # noqa: N815
+    kind: Literal["Certificate"]
+    metadata: Metadata
+    spec: CertificateSpec
+
+
+MODELS: dict[str, type[Strict]] = {
+    "ScaledObject": ScaledObject,
+    "JobSet": JobSet,
+    "PodMonitor": PodMonitor,
+    "Issuer": Issuer,
+    "Certificate": Certificate,
+}

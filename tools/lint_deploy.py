@@ -112,13 +112,16 @@ def lint_dockerfiles() -> list[str]:
 
 
 def lint_compose() -> list[str]:
-    """What compose itself has against docker-compose.yml, with every profile."""
+    """What compose itself has against docker-compose.yml, with every profile, without and with TLS."""
     program = beside_python("docker-compose")
     if program is None:
         raise LeftOutError("needs docker-compose 2")
-    passwords = dict.fromkeys(("REDIS_PASSWORD", "GRAFANA_PASSWORD"), "secret")
-    command = [program, "--profile", "*", "-f", str(ROOT / "docker-compose.yml"), "config", "-q"]
-    return _failed(command, os.environ | passwords)
+    passwords = dict.fromkeys(("REDIS_PASSWORD", "SERVICE_TOKEN", "GRAFANA_PASSWORD"), "secret")
+    plain, tls = str(ROOT / "docker-compose.yml"), str(ROOT / "deploy" / "compose-tls.yml")
+    found = []
+    for files in (["-f", plain], ["-f", plain, "-f", tls]):
+        found += _failed([program, "--profile", "*", *files, "config", "-q"], os.environ | passwords)
+    return found
 
 
 def lint_overlay(overlay: str) -> Callable[[], list[str]]:
@@ -139,7 +142,7 @@ def lint_prometheus() -> list[str]:
     if shutil.which("promtool") is None:
         raise LeftOutError("needs promtool")
     return [
-        *_failed(["promtool", "check", "config", str(folder / "prometheus.yml")]),
+        *_failed(["promtool", "check", "config", *sorted(map(str, folder.glob("prometheus*.yml")))]),
         *_failed(["promtool", "check", "rules", *sorted(map(str, (folder / "rules").glob("*.yml")))]),
     ]
 

@@ -24,7 +24,7 @@ from xopd.service import child
 from xopd.streams.embedded import HOST, embedded_binary, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
+VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}|\$\$")
 PACKAGES = [ROOT, *(ROOT / "services" / name for name in ("rollout", "teacher", "trainer"))]
 # What a machine needs so that its Python starts at all; everything else comes from the files.
 INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
@@ -38,7 +38,7 @@ READ_ONLY = 'while [ "$1" != -- ]; do mount --bind "$1" "$1"; shift; done; shift
 
 
 def interpolate(node: Any, variables: Mapping[str, str]) -> Any:
-    """`${NAME}`, `${NAME:-default}` and `${NAME:?message}` as compose reads them."""
+    """`${NAME}`, `${NAME:-default}`, `${NAME:?message}` and `$$` as compose reads them."""
     if isinstance(node, dict):
         return {key: interpolate(value, variables) for key, value in node.items()}
     if isinstance(node, list):
@@ -47,6 +47,8 @@ def interpolate(node: Any, variables: Mapping[str, str]) -> Any:
         return node
 
     def _value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
         name, kind, rest = match.groups()
         if variables.get(name):
             return variables[name]
@@ -116,9 +118,10 @@ class LocalService:
     def command(self, others: Mapping[str, LocalService]) -> list[str]:
         """The image's entry point and the service's command."""
         words = [self.localised(str(word), others) for word in self.about["command"]]
-        if words[0] == "redis-server":
+        if "redis-server" in words:
             # The image's server listens on 6379, on every interface of its own network.
-            return [embedded_binary(), *words[1:], "--port", str(self.ports["6379"]), "--bind", HOST]
+            words[words.index("redis-server")] = embedded_binary()
+            return [*words, "--port", str(self.ports["6379"]), "--bind", HOST]
         entry = dict(instructions(ROOT / self.about["build"]["dockerfile"]))["ENTRYPOINT"]
         return [*_here(json.loads(entry)), *words]
 

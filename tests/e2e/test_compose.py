@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 import redis
 
@@ -19,7 +21,13 @@ from tests.e2e.world import make_world
 
 pytestmark = pytest.mark.timeout(300)
 PASSWORD = "correct-horse"
-VARIABLES = {"REDIS_PASSWORD": PASSWORD, "GRAFANA_PASSWORD": "battery", "CONFIG_FILE": "config.yaml"}
+TOKEN = "staple-of-compose"
+VARIABLES = {
+    "REDIS_PASSWORD": PASSWORD,
+    "SERVICE_TOKEN": TOKEN,
+    "GRAFANA_PASSWORD": "battery",
+    "CONFIG_FILE": "config.yaml",
+}
 PODS = ("teacher", "rollout")
 
 
@@ -116,6 +124,30 @@ def test_redis_wants_its_password(finished: tuple[System, int]) -> None:
     assert list(system.mounts["/data"].rglob("*.aof"))
 
 
+def test_pods_ask_for_the_token(finished: tuple[System, int]) -> None:
+    system, _ = finished
+    for name in PODS:
+        url = f"http://127.0.0.1:{system.by_service[name].ports['8080']}/version"
+        assert httpx.get(url, trust_env=False).status_code == 401
+        shown = {"Authorization": f"Bearer {TOKEN}"}
+        assert httpx.get(url, headers=shown, trust_env=False).status_code == 200
+
+
+def test_no_command_line_and_no_log_has_a_secret(finished: tuple[System, int]) -> None:
+    system, _ = finished
+    running = [c for c in system.containers.values() if c.process is not None and c.process.poll() is None]
+    assert {"redis", *PODS} <= {container.name for container in running}
+    for container in running:
+        assert container.process is not None
+        own = psutil.Process(container.process.pid)
+        for process in [own, *own.children(recursive=True)]:
+            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            assert PASSWORD.encode() not in line and TOKEN.encode() not in line
+    for path in [*(c.log for c in system.containers.values()), *system.mounts["/runs"].rglob("*.*")]:
+        if path.is_file():
+            assert PASSWORD.encode() not in path.read_bytes() and TOKEN.encode() not in path.read_bytes(), path
+
+
 def test_the_root_was_read_only(finished: tuple[System, int]) -> None:
     if not finished[0].read_only:
         pytest.skip("a read-only root needs root's rights and unshare")
@@ -140,14 +172,17 @@ def compose_command() -> list[str] | None:
     return None
 
 
+@pytest.mark.parametrize("also", [[], ["deploy/compose-tls.yml"]], ids=["plain", "tls"])
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_compose_itself_accepts_the_file(profile: str, tmp_path: Path) -> None:
+def test_compose_itself_accepts_the_file(profile: str, also: list[str], tmp_path: Path) -> None:
     command = compose_command()
     if command is None:
         pytest.skip("docker compose, or docker-compose 2, is not installed here")
     filled = (ROOT / ".env.example").read_text().replace("PASSWORD=\n", "PASSWORD=secret\n")
+    filled = filled.replace("TOKEN=\n", "TOKEN=secret\n")
     (tmp_path / "env").write_text(filled.replace("PROFILES=cpu", f"PROFILES={profile}"))
-    files = ["--env-file", str(tmp_path / "env"), "-f", str(ROOT / "docker-compose.yml")]
+    files = ["--env-file", str(tmp_path / "env")]
+    files += [word for name in ("docker-compose.yml", *also) for word in ("-f", str(ROOT / name))]
     check = subprocess.run([*command, *files, "config", "-q"], capture_output=True, text=True, timeout=60)
     assert check.returncode == 0, check.stderr
     assert not check.stderr

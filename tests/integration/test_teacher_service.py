@@ -240,7 +240,7 @@ async def test_another_vocabulary_and_a_broken_model_are_named(tmp_path: Path) -
     ("settings", "words"),
     [
         ({"path": "nowhere"}, "teacher.path nowhere: there is no such folder"),
-        ({"host": "192.0.2.1"}, "teacher.port: 192.0.2.1:0 cannot be bound"),
+        ({"host": "192.0.2.1"}, "teacher.host 192.0.2.1: is not loopback"),
     ],
 )
 def test_mistakes_end_with_one_sentence(tmp_path: Path, checkpoint: Path, settings, words: str) -> None:

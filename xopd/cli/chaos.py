@@ -95,6 +95,7 @@ def _disturbed(
     from xopd.cli.session import Outcome, Session
     from xopd.cli.view import make_view
     from xopd.ledger import Ledger, ledger_path
+    from xopd.security import open_doors
 
     Checks(settings).run_quick()
     with locked(folder_of(settings)):
@@ -122,7 +123,7 @@ def _disturbed(
         rest = settings.model_copy(update={"run": settings.run.model_copy(update={"steps": steps})})
         folder = prepare(rest, config, resume=True, overwrite=False)
         view = make_view(console, rest.run.name, steps, plain)
-        last = Session(plan_fleet(rest, folder, True), folder, view, start_timeout)
+        last = Session(plan_fleet(rest, folder, True), folder, view, start_timeout, open_doors(rest.security))
         if asyncio.run(last.run()) is not Outcome.FINISHED:
             report.findings.append(f"the run could not be finished: {last.failure or 'it was stopped'}")
     return folder

@@ -14,6 +14,7 @@ from xopd.cli.rundir import RunFolder
 from xopd.cli.session import Session
 from xopd.cli.view import View
 from xopd.config import Config
+from xopd.security import open_doors
 from xopd.service.lifecycle import end_tasks
 from xopd.service.supervisor import ProcessSpec, Supervisor
 from xopd.streams.embedded import HOST, free_port
@@ -32,7 +33,7 @@ class ChaosSession(Session):
             "redis": FaultProxy("redis", free_port(), (HOST, _port_of(fleet.redis[0].argv))),
             "teacher": FaultProxy("teacher", free_port(), (HOST, int(fleet.teachers[0].env[TEACHER_PORT]))),
         }
-        super().__init__(self._through_proxies(fleet), folder, view, start_timeout_s)
+        super().__init__(self._through_proxies(fleet), folder, view, start_timeout_s, open_doors(config.security))
         self.config = config
         self.disturb = disturb
 

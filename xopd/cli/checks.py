@@ -17,6 +17,8 @@ from xopd.config import Config
 from xopd.data import Item, load_items
 from xopd.data.vocabulary import Vocabulary, describe_difference, vocabulary_of
 from xopd.errors import UserError
+from xopd.security import open_doors
+from xopd.security.report import describe_doors
 from xopd.streams.ceiling import redis_ceiling
 
 AUDIO_SAMPLE = 24
@@ -58,6 +60,7 @@ class Checks:
         Raises:
             UserError: for the first mistake.
         """
+        describe_doors(self.config, up=True)
         for method in (self.manifest, self.splits, self.folders, self.bounds, self.redis, self.endpoints):
             with contextlib.suppress(LeftOut):
                 method()
@@ -71,6 +74,7 @@ class Checks:
             ("teacher", self.teacher),
             ("vocabulary", self.vocabulary),
             ("bounds", self.bounds),
+            ("doors", self.doors),
             ("Redis", self.redis),
             ("Redis memory", self.redis_memory),
             ("teacher endpoints", self.endpoints),
@@ -144,7 +148,7 @@ class Checks:
         if not self.config.teacher.endpoints and not any(path.glob("*.safetensors")):
             raise UserError(f"teacher.path {path}: holds no safetensors file; give a checkpoint folder.")
         try:
-            self._teacher = vocabulary_of(AutoTokenizer.from_pretrained(path))
+            self._teacher = vocabulary_of(AutoTokenizer.from_pretrained(path, local_files_only=True))
         except (OSError, ValueError) as error:
             raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
         return f"{path}: {model_type}, {self._teacher.size:,} tokens"
@@ -170,6 +174,10 @@ class Checks:
                 f"evals.bounds {path}: cannot be read ({_first_line(error)}); correct or remove it."
             ) from None
         return ", ".join(map(str, names))
+
+    def doors(self) -> str:
+        """What do services ask of their callers, and is that enough for the addresses that they bind?"""
+        return describe_doors(self.config)
 
     def redis(self) -> str:
         """Is Redis there, and new enough?"""
@@ -217,20 +225,9 @@ class Checks:
         return f"{name} {about.get('valkey_version') or about['redis_version']}"
 
     def _ask_teacher(self, endpoint: str) -> str:
-        import grpc
+        from xopd.scoring.ask import ask_info
 
-        from xopd.v1 import teacher_pb2, teacher_pb2_grpc
-
-        with grpc.insecure_channel(endpoint) as channel:
-            try:
-                info = teacher_pb2_grpc.LogprobServiceStub(channel).Info(  # type: ignore[no-untyped-call]
-                    teacher_pb2.InfoRequest(), timeout=RPC_TIMEOUT_S, wait_for_ready=True
-                )
-            except grpc.RpcError as error:
-                raise UserError(
-                    f"teacher.endpoints {endpoint}: does not answer ({error.code().name}); start a teacher there or"
-                    " correct the address."
-                ) from None
+        info = asyncio.run(ask_info(endpoint, open_doors(self.config.security), RPC_TIMEOUT_S))
         if self._student is not None and info.vocabulary_fingerprint != self._student.fingerprint:
             raise UserError(
                 f"teacher.endpoints {endpoint}: serves {info.model}, whose vocabulary is not the student's."

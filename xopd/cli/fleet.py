@@ -12,9 +12,10 @@ from pathlib import Path
 from xopd.cli.rundir import RunFolder
 from xopd.config import Config
 from xopd.config.load import ENV_PREFIX
+from xopd.config.secrets import read_secret, secret_variables
 from xopd.errors import UserError
 from xopd.service.supervisor import ProcessSpec, python_module
-from xopd.streams.embedded import HOST, answers_ping, free_port, server_command
+from xopd.streams.embedded import HOST, answers_ping, free_port, server_command, server_input
 
 PACKAGES = {"teacher": "xopd_teacher", "rollout": "xopd_rollout", "trainer": "xopd_trainer"}
 
@@ -36,10 +37,10 @@ def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
     Raises:
         UserError: if a service's package is not installed.
     """
-    shared: dict[str, str] = {}
+    shared = secret_variables(config)
     redis: tuple[ProcessSpec, ...] = ()
     if config.redis.url is None:
-        redis = (redis_spec(folder),)
+        redis = (redis_spec(folder, config),)
         shared |= redis_variable(redis[0])
     teachers: tuple[ProcessSpec, ...] = ()
     endpoints: dict[str, str] = {}
@@ -64,13 +65,15 @@ def child_environment() -> dict[str, str]:
     """The environment of every process.
 
     XOPD_ variables of the caller are left out: the run's config.yaml has them already, and --set must win over them.
+    Secrets are not in that file; whoever starts a service adds them (`secret_variables`).
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     return {**inherited, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 
 
-def redis_spec(folder: RunFolder) -> ProcessSpec:
-    """The embedded Redis of a run; its port is chosen here."""
+def redis_spec(folder: RunFolder, config: Config) -> ProcessSpec:
+    """The embedded Redis of a run, with the configuration's password if it has one; its port is chosen here."""
+    password = read_secret("redis.password", config.redis.password, config.redis.password_file)
     data = (folder.path / "redis").resolve()
     data.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -78,9 +81,10 @@ def redis_spec(folder: RunFolder) -> ProcessSpec:
     (folder.processes / "redis.json").write_text(json.dumps({"port": port}), encoding="utf-8")
 
     async def _answers() -> bool:
-        return await asyncio.to_thread(answers_ping, port)
+        return await asyncio.to_thread(answers_ping, port, password=password)
 
-    return ProcessSpec("redis", "redis", tuple(server_command(data, port)), folder.logs / "redis.log", probe=_answers)
+    command, log = tuple(server_command(data, port)), folder.logs / "redis.log"
+    return ProcessSpec("redis", "redis", command, log, stdin=server_input(password), probe=_answers)
 
 
 def redis_variable(redis: ProcessSpec) -> dict[str, str]:

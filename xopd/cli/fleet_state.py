@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xopd.config.schema import RedisSettings
+from xopd.config.redis import RedisSettings
 from xopd.errors import UserError
 from xopd.streams.connection import connect
 from xopd.streams.embedded import HOST

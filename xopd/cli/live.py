@@ -14,6 +14,7 @@ from xopd.cli.show import count, duration, percent, sparkline
 from xopd.cli.view import Scene, StatusReader, keep_reading
 from xopd.report.palette import QUIET, RETENTION, SPEECH, STAGES, TEXT
 from xopd.report.records import EvalRecord, ModalityStep, Score, StepRecord, TrainerStatus
+from xopd.security import Doors
 from xopd.service.supervisor import Managed, Supervisor
 
 STATES = {
@@ -41,9 +42,9 @@ class LiveView:
         """Kept in the view's last lines."""
         self.scene.events.append((self.scene.elapsed_s, sentence))
 
-    async def show(self, supervisor: Supervisor) -> None:
+    async def show(self, supervisor: Supervisor, doors: Doors) -> None:
         """Redraw about twice a second, until cancelled."""
-        reader = StatusReader()
+        reader = StatusReader(doors)
         # auto_refresh would start a thread beside a process that forks.
         with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
             try:

@@ -9,6 +9,7 @@ from rich.console import Console
 from xopd.cli.show import count, duration, percent
 from xopd.cli.view import Scene, StatusReader, keep_reading
 from xopd.report.records import EvalRecord, Score, StepRecord, TrainerStatus
+from xopd.security import Doors
 from xopd.service.supervisor import Supervisor
 
 EVERY_S = 5.0
@@ -32,9 +33,9 @@ class PlainView:
         """One line."""
         self._line(sentence)
 
-    async def show(self, supervisor: Supervisor) -> None:
+    async def show(self, supervisor: Supervisor, doors: Doors) -> None:
         """Print lines as things change, until cancelled."""
-        reader = StatusReader()
+        reader = StatusReader(doors)
         try:
             while True:
                 await keep_reading(reader, self.scene, supervisor, 0.5)

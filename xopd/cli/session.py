@@ -9,8 +9,9 @@ import enum
 from xopd.cli.fleet import Fleet, child_environment
 from xopd.cli.rundir import RunFolder
 from xopd.cli.stopping import Stop
-from xopd.cli.view import View
+from xopd.cli.view import View, verify_by
 from xopd.errors import UserError
+from xopd.security import Doors
 from xopd.service.supervisor import ProcessFailedError, Supervisor
 
 TRAINER_GRACE_S = 120.0
@@ -33,9 +34,10 @@ class Outcome(enum.Enum):
 class Session:
     """The processes of one run, from the first start to the last end."""
 
-    def __init__(self, fleet: Fleet, folder: RunFolder, view: View, start_timeout_s: float) -> None:
+    def __init__(self, fleet: Fleet, folder: RunFolder, view: View, start_timeout_s: float, doors: Doors) -> None:
         """Prepare; nothing is started yet."""
         self.fleet = fleet
+        self.doors = doors
         self.folder = folder
         self.view = view
         self.start_timeout_s = start_timeout_s
@@ -44,9 +46,10 @@ class Session:
 
     async def run(self) -> Outcome:
         """Run until the trainer ends, a signal comes, or something cannot be had."""
-        supervisor = Supervisor(child_environment(), self.view.event, self.folder.processes / "pids.json")
+        pids = self.folder.processes / "pids.json"
+        supervisor = Supervisor(child_environment(), self.view.event, pids, verify_by(self.doors))
         self.stop.catch_signals(supervisor, self.view.event, "the trainer writes a checkpoint first")
-        showing = asyncio.create_task(self.view.show(supervisor))
+        showing = asyncio.create_task(self.view.show(supervisor, self.doors))
         try:
             await self.stop.unless_asked(self._bring_up(supervisor))
             await self.stop.unless_asked(self._watch(supervisor))

@@ -31,6 +31,7 @@ def up(
     from xopd.cli.session import Outcome, Session
     from xopd.cli.view import make_view
     from xopd.config import load_config
+    from xopd.security import open_doors
 
     console = Console(highlight=False)
     settings = load_config(config, set_ or ())
@@ -39,7 +40,7 @@ def up(
         folder = prepare(settings, config, resume, overwrite)
         fleet = plan_fleet(settings, folder, resume)
         view = make_view(console, settings.run.name, settings.run.steps, plain)
-        session = Session(fleet, folder, view, start_timeout)
+        session = Session(fleet, folder, view, start_timeout, open_doors(settings.security))
         outcome = asyncio.run(session.run())
     if outcome is Outcome.FINISHED:
         finish.print_finished(console, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -13,7 +14,10 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from xopd.report.records import TrainerStatus
-from xopd.service.supervisor import Managed, Supervisor
+from xopd.security import Doors
+from xopd.security.bearer import HEADER, bearer
+from xopd.security.tls import client_context
+from xopd.service.supervisor import Managed, Supervisor, http_url
 
 EVENTS_SHOWN = 6
 
@@ -66,31 +70,32 @@ class View(Protocol):
         """Something happened that a person would want to know."""
         ...
 
-    async def show(self, supervisor: Supervisor) -> None:
-        """Show the run until cancelled."""
+    async def show(self, supervisor: Supervisor, doors: Doors) -> None:
+        """Show the run until cancelled; `doors` are those of its services."""
         ...
 
 
 class StatusReader:
     """Asks the trainer how it is doing."""
 
-    def __init__(self) -> None:
-        """Open an HTTP client."""
-        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False)
+    def __init__(self, doors: Doors) -> None:
+        """Open an HTTP client that shows the token and trusts the authorities of `doors`."""
+        headers = {} if doors.token is None else {HEADER: bearer(doors.token)}
+        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False, headers=headers, verify=verify_by(doors))
 
     async def update(self, scene: Scene, supervisor: Supervisor) -> None:
         """Refresh `scene`; an answer that does not come leaves the old one."""
         scene.processes = supervisor.processes
         trainer = supervisor.processes.get("trainer")
-        status = await self.ask(trainer.addresses.get("http") if trainer is not None else None)
+        status = await self.ask(http_url(trainer.addresses) if trainer is not None else None)
         scene.status = status or scene.status
 
-    async def ask(self, address: str | None) -> TrainerStatus | None:
-        """The status of the trainer at `address` (host:port); None where it does not answer, or is not there yet."""
-        if not address:
+    async def ask(self, url: str | None) -> TrainerStatus | None:
+        """The status of the trainer at `url`; None where it does not answer, or is not there yet."""
+        if not url:
             return None
         try:
-            answer = await self._http.get(f"http://{address}/status")
+            answer = await self._http.get(f"{url}/status")
             return TrainerStatus.model_validate(answer.json()) if answer.status_code == 200 else None
         except (httpx.HTTPError, ValidationError, ValueError):
             return None
@@ -98,6 +103,11 @@ class StatusReader:
     async def aclose(self) -> None:
         """Close the HTTP client."""
         await self._http.aclose()
+
+
+def verify_by(doors: Doors) -> ssl.SSLContext | bool:
+    """How httpx checks certificates: by the authorities of `doors`. Raises UserError where they cannot be read."""
+    return True if doors.authorities is None else client_context(doors.authorities)
 
 
 def make_view(console: Console, run: str, steps: int, plain: bool) -> View:

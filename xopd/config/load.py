@@ -14,16 +14,17 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from xopd.config.schema import Config
+from xopd.config.secrets import FILES, SECRETS, redact, refuse_secrets_in
 from xopd.errors import UserError
 
 ENV_PREFIX = "XOPD_"
 # Variables that are not settings: how a starter and its services find each other.
 PLUMBING = frozenset({"XOPD_ADDRESS_FILE"})
 # Settings that name a file: relative ones are taken from the configuration's own folder where they exist there.
-PATH_FIELDS = (("data", "manifest"), ("student", "path"), ("teacher", "path"), ("evals", "bounds"))
+PATH_FIELDS = (("data", "manifest"), ("student", "path"), ("teacher", "path"), ("evals", "bounds"), *FILES)
 
 FieldPath = tuple[str, ...]
 
@@ -61,14 +62,22 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         sourced = Sourced()
     except ValidationError as error:
         raise UserError(_sentence(error, path, lines, sets)) from None
+    except SettingsError as error:
+        raise UserError(f"environment variables: {error}; sections and lists must be JSON there.") from None
     plain: dict[str, Any] = sourced.model_dump(by_alias=True)
     _resolve_paths(plain, path.parent)
     return Config.model_validate(plain)
 
 
 def dump_config(config: Config) -> str:
-    """The resolved configuration as YAML that `load_config` reads back to the same values."""
-    return yaml.safe_dump(config.model_dump(by_alias=True, mode="json"), sort_keys=False)
+    """The resolved configuration as YAML that `load_config` reads back to the same values, secrets left out.
+
+    Whoever starts a process with it hands over the secrets by the environment: `xopd.config.secrets.secret_variables`.
+    """
+    without: dict[str, set[str]] = {}
+    for section, name in SECRETS:
+        without.setdefault(section, set()).add(name)
+    return yaml.safe_dump(config.model_dump(by_alias=True, mode="json", exclude=without), sort_keys=False)
 
 
 def known_fields(model: type[BaseModel] = Config, prefix: FieldPath = ()) -> dict[FieldPath, Any]:
@@ -131,18 +140,22 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         name, equals, text = override.partition("=")
         keys = name.strip().split(".")
+        refuse_secrets_in(name)
         if not equals or not all(keys):
-            raise UserError(f"--set {override}: must have the form a.b=value, such as run.steps=100.")
+            raise UserError(f"--set {redact(override)}: must have the form a.b=value, such as run.steps=100.")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise UserError(f"--set {override}: the value is not valid YAML; quote it.") from None
+            raise UserError(f"--set {redact(override)}: the value is not valid YAML; quote it.") from None
         branch = tree
         for key in keys[:-1]:
             branch = branch.setdefault(key, {})
             if not isinstance(branch, dict):
-                raise UserError(f"--set {override}: `{key}` was given a plain value by an earlier --set; drop one.")
+                raise UserError(
+                    f"--set {redact(override)}: `{key}` was given a plain value by an earlier --set; drop one."
+                )
         branch[keys[-1]] = value
+        refuse_secrets_in(name, tree)
     return tree
 
 
@@ -172,7 +185,8 @@ def _sentence(
     elif first["type"] == "missing":
         what = f"`{field}` is missing; write it, or give --set {field}=…"
     else:
-        given = "" if first["type"] == "value_error" else f", not {first['input']!r}"
+        hidden = first["type"] == "value_error" or loc[:2] in SECRETS or loc == ("security",)
+        given = "" if hidden else f", not {redact(repr(first['input']))}"
         message = first["msg"].removeprefix("Value error, ")
         what = f"`{field}`: {message}{given}" if field else message
     more = f" ({len(mistakes) - 1} more)" if len(mistakes) > 1 else ""

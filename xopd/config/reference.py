@@ -7,7 +7,7 @@ import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -27,9 +27,10 @@ A setting can be given in three places; the later ones win:
 3. the command line: `--set run.steps=300`, which may be repeated; values in YAML syntax.
 
 Unknown keys, unknown `XOPD_` variables, duplicates, wrong types and impossible combinations are refused at start-up,
-in one sentence that names the place. Relative paths of `data.manifest`, `student.path`, `teacher.path` and
-`evals.bounds` start at the file's own folder. `xopd check CONFIG` looks at everything that can be checked without
-starting a run; a run keeps its resolved settings in `RUN/config.yaml`.
+in one sentence that names the place. Relative paths of `data.manifest`, `student.path`, `teacher.path`, `evals.bounds`
+and of files with secrets, certificates and keys start at the file's own folder. Secrets are refused in `--set`, which
+every user of a machine can read, and left out of `RUN/config.yaml`, where a run keeps its resolved settings.
+`xopd check CONFIG` looks at everything that can be checked without starting a run.
 
 This page is generated: `xopd config reference > docs/CONFIG.md`.
 """
@@ -82,7 +83,8 @@ def _kind(annotation: Any) -> str:
         return f"list of {_kind(arguments[0])}s"
     if origin is tuple:
         return f"[{', '.join(_kind(a) for a in arguments)}]"
-    return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(annotation, str(annotation))
+    plain = {str: "text", int: "integer", float: "number", bool: "true or false", SecretStr: "secret text"}
+    return plain.get(annotation, str(annotation))
 
 
 def _bounds(metadata: Any) -> str:

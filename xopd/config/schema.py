@@ -8,15 +8,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Range = tuple[float, float]
+from xopd.config.doors import SecuritySettings
+from xopd.config.redis import RedisSettings
+from xopd.config.section import Fraction, NonNegativeInt, Port, PositiveFloat, PositiveInt, Range, Section
+
 Method = Literal["xopd", "gkd", "sft", "offline_kd"]
 OBJECTIVE_OPTIONS: dict[str, tuple[Method, ...]] = {
     "advantage_clamp": ("xopd",),
@@ -30,12 +28,6 @@ OBJECTIVE_OPTIONS: dict[str, tuple[Method, ...]] = {
     "teacher_temperature": ("offline_kd",),
 }
 """Options of the objective that only some methods use; another value than the default is refused with the others."""
-
-
-class Section(BaseModel):
-    """A group of settings; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, validate_default=True)
 
 
 class RunSettings(Section):
@@ -59,22 +51,6 @@ class RunSettings(Section):
         description="Sample, score and encode one request at a time, so that the same configuration gives the same"
         " weights bit for bit on the same kind of machine, however often a part was restarted. Slower.",
     )
-
-
-class RedisSettings(Section):
-    """The Redis or Valkey (6.2 or newer) that carries work."""
-
-    url: str | None = Field(
-        None,
-        description="redis://, rediss:// or unix:// URL. Empty: `xopd up` starts the embedded Valkey for this run.",
-    )
-    prefix: Annotated[str, Field(min_length=1, max_length=100)] = Field(
-        "xopd", description="Start of every key, so that runs can share one server."
-    )
-    lease_s: PositiveFloat = Field(
-        15.0, description="A claimed prompt group whose pod has been silent so long is taken over (seconds)."
-    )
-    connect_timeout_s: PositiveFloat = Field(10.0, description="Longest wait for a connection (seconds).")
 
 
 class DataSettings(Section):
@@ -358,6 +334,7 @@ class Config(BaseSettings):
 
     run: RunSettings = Field(default_factory=lambda: RunSettings())
     redis: RedisSettings = Field(default_factory=lambda: RedisSettings())
+    security: SecuritySettings = Field(default_factory=lambda: SecuritySettings())
     data: DataSettings
     student: StudentSettings
     teacher: TeacherSettings

@@ -42,9 +42,9 @@ class Qwen2AudioFamily:
     def __init__(self, path: str) -> None:
         """Read processor and config from `path`."""
         self.path = path
-        self.processor = AutoProcessor.from_pretrained(path)
+        self.processor = AutoProcessor.from_pretrained(path, local_files_only=True)
         self.tokenizer = self.processor.tokenizer
-        self.config = AutoConfig.from_pretrained(path)
+        self.config = AutoConfig.from_pretrained(path, local_files_only=True)
         self.vocabulary = vocabulary_of(self.tokenizer)
         self.sample_rate = int(self.processor.feature_extractor.sampling_rate)
         self.audio_token_id = int(self.tokenizer.convert_tokens_to_ids(self.processor.audio_token))
@@ -96,7 +96,9 @@ class Qwen2AudioFamily:
     def load_policy(self, dtype: torch.dtype) -> nn.Module:
         """Load the whole model; tower and adapter do not require gradients."""
         try:
-            policy: nn.Module = Qwen2AudioForConditionalGeneration.from_pretrained(self.path, dtype=dtype)
+            policy: nn.Module = Qwen2AudioForConditionalGeneration.from_pretrained(
+                self.path, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
         except OSError as error:
             raise UserError(f"student.path {self.path}: cannot be loaded ({error}).") from None
         policy.eval()

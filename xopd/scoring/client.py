@@ -25,8 +25,9 @@ from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generat
 from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import ScoringError
 from xopd.scoring.pods import Pod, parse_endpoint
-from xopd.scoring.pool import PodPool, describe_status
+from xopd.scoring.pool import OPEN, PodPool, describe_status
 from xopd.scoring.spans import Metadata, call_span
+from xopd.security import Doors
 from xopd.tracing import NO_TRACER, Tracer
 from xopd.v1 import teacher_pb2 as pb
 from xopd.wire import PROTOCOL
@@ -35,7 +36,15 @@ log = structlog.get_logger(__name__)
 Response = TypeVar("Response")
 Code = grpc.StatusCode
 EJECTING = frozenset(
-    {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.UNKNOWN, Code.CANCELLED, Code.ABORTED, Code.FAILED_PRECONDITION}
+    {
+        Code.UNAVAILABLE,
+        Code.DEADLINE_EXCEEDED,
+        Code.UNKNOWN,
+        Code.CANCELLED,
+        Code.ABORTED,
+        Code.FAILED_PRECONDITION,
+        Code.UNAUTHENTICATED,
+    }
 )
 """Failures of a pod rather than of a request: the pod is probed before it gets more work, the call tried again."""
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 5.0
@@ -69,6 +78,7 @@ class TeacherClient:
         attempts: int = 8,
         patience_s: float = 90.0,
         tracer: Tracer = NO_TRACER,
+        doors: Doors = OPEN,
     ) -> None:
         """Connect to nothing yet.
 
@@ -78,6 +88,7 @@ class TeacherClient:
             attempts: tries before a call is given up, if also
             patience_s: seconds have passed since it began. Without any pod a call waits so long.
             tracer: makes a span of each try, where something traced asks.
+            doors: the token that is shown, and whose certificates are trusted.
 
         Raises:
             UserError: if there is no endpoint, or one is not host:port.
@@ -89,10 +100,10 @@ class TeacherClient:
         self.patience_s = patience_s
         self.tracer = tracer
         self.counters = Counters()
-        self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s)
+        self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s, doors)
 
     @classmethod
-    def from_settings(cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER) -> TeacherClient:
+    def from_settings(cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER, doors: Doors = OPEN) -> TeacherClient:
         """The client that a configuration describes. Raises UserError as the constructor does."""
         return cls(
             settings.endpoints,
@@ -100,6 +111,7 @@ class TeacherClient:
             attempts=settings.attempts,
             patience_s=settings.patience_s,
             tracer=tracer,
+            doors=doors,
         )
 
     async def __aenter__(self) -> TeacherClient:

@@ -6,11 +6,11 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any
 
-import grpc
-
 from xopd.data.vocabulary import Vocabulary, describe_difference
 from xopd.errors import UserError
 from xopd.scoring.channel import client_options
+from xopd.scoring.doors import open_channel
+from xopd.security import Doors
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
@@ -54,6 +54,8 @@ class Pod:
 
     endpoint: Endpoint
     address: str
+    key: tuple[str, int]
+    """The address as host and port."""
     channel: Any
     stub: Any
     info: pb.InfoResponse | None = None
@@ -106,11 +108,14 @@ class Pod:
         return f"{difference}; serve a teacher with the student's vocabulary" if difference else None
 
 
-def open_pod(endpoint: Endpoint, host: str, port: int) -> Pod:
-    """A pod at a numeric address, not asked anything yet. Needs a running event loop."""
+def open_pod(endpoint: Endpoint, host: str, port: int, doors: Doors) -> Pod:
+    """A pod at a numeric address, not asked anything yet. Needs a running event loop.
+
+    Its certificate must be good for the endpoint's host: a name stands for all pods behind it.
+    """
     family, shown = ("ipv6", f"[{host}]:{port}") if ":" in host else ("ipv4", f"{host}:{port}")
-    channel = grpc.aio.insecure_channel(f"{family}:{shown}", options=client_options())
-    return Pod(endpoint, shown, channel, teacher_pb2_grpc.LogprobServiceStub(channel))  # type: ignore[no-untyped-call]
+    channel = open_channel(f"{family}:{shown}", endpoint.host, doors, client_options())
+    return Pod(endpoint, shown, (host, port), channel, teacher_pb2_grpc.LogprobServiceStub(channel))  # type: ignore[no-untyped-call]
 
 
 def vocabulary_from(info: pb.InfoResponse) -> Vocabulary:

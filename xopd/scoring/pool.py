@@ -20,8 +20,11 @@ import structlog
 
 from xopd.data.vocabulary import Vocabulary
 from xopd.errors import UserError
+from xopd.scoring.doors import UNWELCOME
 from xopd.scoring.errors import TeacherUnreachableError
 from xopd.scoring.pods import Endpoint, Pod, numeric_addresses, open_pod
+from xopd.security import Doors
+from xopd.security.diagnosis import tls_trouble
 from xopd.v1 import teacher_pb2 as pb
 
 log = structlog.get_logger(__name__)
@@ -31,6 +34,7 @@ RESOLVE_AGAIN_S = 1.0
 PROBE_EVERY_S = 10.0
 PROBE_TIMEOUT_S = 5.0
 FIRST_PROBE_BACK_OFF_S, LONGEST_PROBE_BACK_OFF_S = 0.2, 2.0
+OPEN = Doors()
 STRAGGLERS_S = 10.0
 """How long a start waits for the other endpoints once one has answered."""
 
@@ -38,9 +42,10 @@ STRAGGLERS_S = 10.0
 class PodPool:
     """The pods of some endpoints. Use as an async context manager."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], patience_s: float) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], patience_s: float, doors: Doors = OPEN) -> None:
         """Connect to nothing yet."""
         self.endpoints = endpoints
+        self.doors = doors
         self.patience_s = patience_s
         self.student: Vocabulary | None = None
         self._pods: dict[tuple[str, int], Pod] = {}
@@ -130,7 +135,7 @@ class PodPool:
                     return
                 if answered and time.monotonic() - began > STRAGGLERS_S:
                     missing = sorted(str(endpoint) for endpoint in set(self.endpoints) - answered)
-                    log.warning("going on without some teachers", missing=missing, problems=self._problems())
+                    log.warning("going on without some teachers", missing=missing, problems=self.problems())
                     return
                 await self._wait(began)
 
@@ -154,14 +159,15 @@ class PodPool:
         without = time.monotonic() - max(began, self._without_since)
         if not self.has_other(()) and without > self.patience_s:
             raise TeacherUnreachableError(
-                f"teacher.endpoints: no teacher answered within {self.patience_s:g} s ({self._problems()});"
+                f"teacher.endpoints: no teacher answered within {self.patience_s:g} s ({self.problems()});"
                 " start it, or correct the address."
             )
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):  # not wait_for, which in Python 3.11 can lose a cancellation
                 await self._changed.wait()
 
-    def _problems(self) -> str:
+    def problems(self) -> str:
+        """Why names and pods cannot be used, as one clause."""
         names = [f"{endpoint}: {problem}" for endpoint, problem in self._lookup_problems.items() if problem]
         return "; ".join([*names, *(f"{pod.address}: {pod.problem}" for pod in self.pods if pod.problem)])
 
@@ -192,7 +198,7 @@ class PodPool:
         for key in addresses:
             pod = self._pods.get(key)
             if pod is None:
-                pod = self._pods[key] = open_pod(endpoint, *key)
+                pod = self._pods[key] = open_pod(endpoint, *key, self.doors)
                 self._failed[pod.address] = asyncio.Event()
                 self._tasks[key] = asyncio.create_task(self._watch(pod))
             pod.gone = False
@@ -212,7 +218,8 @@ class PodPool:
             try:
                 info = await pod.stub.Info(pb.InfoRequest(), timeout=PROBE_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                self._dismiss(pod, describe_status(error))
+                pod.refusal = UNWELCOME if error.code() is grpc.StatusCode.UNAUTHENTICATED else None
+                self._dismiss(pod, pod.refusal or await self._reason(pod, error))
             else:
                 # A failure during the probe counts: the answer may be older than it.
                 if not failed.is_set():
@@ -227,6 +234,20 @@ class PodPool:
             if not pod.admitted:
                 await asyncio.sleep(pause * random.uniform(0.75, 1.25))
                 pause = min(2 * pause, LONGEST_PROBE_BACK_OFF_S)
+
+    async def _reason(self, pod: Pod, error: grpc.aio.AioRpcError) -> str:
+        """Why a probe failed; where TLS is to blame, what gRPC does not say."""
+        doors, trouble = self.doors, None
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            shown = doors.certificate if doors.mutual else None
+            trouble = await tls_trouble(
+                *pod.key,
+                name=pod.endpoint.host,
+                authorities=doors.authorities,
+                setting="security.tls_ca",
+                certificate=(shown.chain, shown.key) if shown is not None else None,
+            )
+        return trouble or describe_status(error)
 
 
 def describe_status(error: grpc.aio.AioRpcError) -> str:

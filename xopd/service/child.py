@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 
 
 def spawn(
-    argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    argv: Sequence[str],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdin: bytes | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `argv` with both outputs appended to `log`.
 
@@ -27,15 +32,16 @@ def spawn(
         log: file that takes standard output and error.
         env: the whole environment; None inherits.
         cwd: working folder; None inherits.
+        stdin: what it reads on standard input, at most 4,096 bytes, which a pipe holds; None: nothing.
 
     Raises:
         OSError: if the program cannot be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
+    with log.open("ab") as output, _readable(stdin) as readable:
         return subprocess.Popen(  # noqa: S603 (callers give a fixed program, never a shell line)
             list(argv),
-            stdin=subprocess.DEVNULL,
+            stdin=readable,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=None if env is None else dict(env),
@@ -71,6 +77,21 @@ def kill(process: subprocess.Popen[bytes]) -> int:
     """SIGKILL the child and all of its group; returns its exit status."""
     signal_group(process, signal.SIGKILL)
     return process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def _readable(text: bytes | None) -> Iterator[int]:
+    """A file descriptor that gives `text` and then ends. It is on no disk and in no command line."""
+    if text is None:
+        yield subprocess.DEVNULL
+        return
+    reading, writing = os.pipe()
+    try:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(text)
+        yield reading
+    finally:
+        os.close(reading)
 
 
 def _end_with_parent() -> Callable[[], None] | None:

@@ -1,10 +1,11 @@
-"""The HTTP endpoints that every service has: /healthz, /readyz, /metrics, /version."""
+"""The HTTP endpoints that every service has: /healthz, /readyz, /metrics, /version; behind the doors it was given."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import uvicorn
@@ -13,6 +14,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel
 
 import xopd
+from xopd.errors import UserError
+from xopd.security import Doors
+from xopd.security.http_guard import HttpGuard
+from xopd.security.tls import Certificate, fresh_server_context
 
 ReadyCheck = Callable[[], Awaitable[str | None]]
 """Returns None when ready, else a clause that says what is missing."""
@@ -65,12 +70,22 @@ def make_app(
     return app
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on host:port; port 0 takes a free one."""
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket on host:port; port 0 takes a free one.
+
+    Raises:
+        UserError: if it cannot be had, naming `setting`, such as rollout.port.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(128)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"{setting}: {host}:{port} cannot be bound ({error.strerror}); free it, or set another."
+        ) from None
     return listener
 
 
@@ -81,9 +96,16 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve `app` on `listener` while the block runs. Signals stay with the caller."""
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", timeout_graceful_shutdown=2)
+async def serving(app: FastAPI, listener: socket.socket, doors: Doors) -> AsyncIterator[None]:
+    """Serve `app` on `listener` while the block runs, as `doors` says. Signals stay with the caller."""
+    guarded = app if doors.token is None else HttpGuard(app, doors.token)
+    config = uvicorn.Config(
+        guarded,
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        ssl_context_factory=None if doors.certificate is None else _context_of(doors.certificate),
+    )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -91,3 +113,7 @@ async def serving(app: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
     finally:
         server.should_exit = True
         await task
+
+
+def _context_of(certificate: Certificate) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:
+    return lambda _config, _default: fresh_server_context(certificate)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,16 @@ ADDRESS_FILE = "XOPD_ADDRESS_FILE"
 """Environment variable: where a service writes its addresses (JSON) once it listens."""
 
 
+def insecurely(overrides: Sequence[str] | None, insecure: bool) -> list[str]:
+    """The --set options of a service's command line, with what its --insecure stands for."""
+    return [*(overrides or ()), *(["security.insecure=true"] if insecure else [])]
+
+
 def announce_addresses(**addresses: str) -> None:
-    """Write this process's addresses (such as http="127.0.0.1:4711") where its starter asked for them."""
+    """Write this process's addresses where its starter asked for them.
+
+    Such as http="127.0.0.1:4711", and scheme="https" where its HTTP endpoints speak TLS.
+    """
     target = os.environ.get(ADDRESS_FILE)
     if target:
         partial = Path(f"{target}.part")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any, Literal
 import httpx
 
 from xopd.errors import UserError
+from xopd.security.doors import callable_host
 from xopd.service import child
 from xopd.service.lifecycle import ADDRESS_FILE
 
@@ -63,6 +65,8 @@ class ProcessSpec:
     argv_again: tuple[str, ...] | None = None
     """Command of its later lives. A process that has one is started again after a crash only (a signal, or status 1):
     what ends with another status has said its last word."""
+    stdin: bytes | None = None
+    """What it reads on standard input, at most a few kilobytes; None: nothing."""
     address_file: Path | None = None
     """Where the process writes its addresses; handed to it as XOPD_ADDRESS_FILE."""
     probe: Callable[[], Awaitable[bool]] | None = None
@@ -97,7 +101,11 @@ class Supervisor:
     """Runs processes; `tick` must be called a few times a second, from the thread that made it."""
 
     def __init__(
-        self, base_env: Mapping[str, str], on_event: Callable[[str], None], pid_file: Path | None = None
+        self,
+        base_env: Mapping[str, str],
+        on_event: Callable[[str], None],
+        pid_file: Path | None = None,
+        verify: ssl.SSLContext | bool = True,
     ) -> None:
         """Watch over nothing yet.
 
@@ -105,12 +113,13 @@ class Supervisor:
             base_env: environment of every process.
             on_event: told one sentence whenever something happens that a person would want to know.
             pid_file: JSON file of name to process id, kept up to date.
+            verify: how the certificates of processes are checked whose endpoints speak TLS.
         """
         self.base_env = dict(base_env)
         self.on_event = on_event
         self.pid_file = pid_file
         self.processes: dict[str, Managed] = {}
-        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False, verify=verify)
 
     @property
     def restarts(self) -> int:
@@ -224,7 +233,7 @@ class Supervisor:
         managed.addresses = {}
         try:
             again = spec.argv_again if managed.restarts else None
-            managed.process = child.spawn(again or spec.argv, spec.log, env)
+            managed.process = child.spawn(again or spec.argv, spec.log, env, stdin=spec.stdin)
         except OSError as error:
             raise UserError(f"{spec.name}: {spec.argv[0]} cannot be started ({error.strerror}).") from None
         managed.state = "starting"
@@ -272,11 +281,11 @@ class Supervisor:
     async def _asks_readyz(self, managed: Managed) -> bool:
         if not managed.addresses:
             managed.addresses = _read_addresses(managed.spec.address_file)
-        url = managed.addresses.get("http")
-        if not url:
+        url = http_url(managed.addresses)
+        if url is None:
             return False
         try:
-            return (await self._http.get(f"http://{url}/readyz")).status_code == 200
+            return (await self._http.get(f"{url}/readyz")).status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -288,6 +297,15 @@ class Supervisor:
         partial = self.pid_file.with_suffix(".part")
         partial.write_text(json.dumps(pids, indent=1), encoding="utf-8")
         partial.replace(self.pid_file)
+
+
+def http_url(addresses: Mapping[str, str]) -> str | None:
+    """Where a process's HTTP endpoints are, from its address file; None where it has not written that yet."""
+    address = addresses.get("http")
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    return f"{addresses.get('scheme', 'http')}://{callable_host(host)}:{port}"
 
 
 def log_tail(managed: Managed, lines: int = TAIL_LINES) -> list[str]:

@@ -41,9 +41,13 @@ def embedded_binary() -> str:
 
 
 def server_command(folder: Path, port: int, binary: str | None = None) -> list[str]:
-    """The command line of a server that keeps its data in `folder` and listens on 127.0.0.1:`port`."""
+    """The command line of a server that keeps its data in `folder` and listens on 127.0.0.1:`port`.
+
+    It reads `server_input` on standard input: a password has no place in a command line.
+    """
     return [
         binary or embedded_binary(),
+        "-",
         *("--bind", HOST),
         *("--port", str(port)),
         *("--dir", str(folder)),
@@ -53,6 +57,14 @@ def server_command(folder: Path, port: int, binary: str | None = None) -> list[s
     ]
 
 
+def server_input(password: str | None) -> bytes:
+    """What a server is told on standard input."""
+    if password is None:
+        return b""
+    quoted = password.replace("\\", "\\\\").replace('"', '\\"')
+    return f'requirepass "{quoted}"\n'.encode()
+
+
 def free_port() -> int:
     """A TCP port on 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
@@ -60,13 +72,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers_ping(port: int, pid: int | None = None, timeout_s: float = 1.0) -> bool:
+def answers_ping(port: int, pid: int | None = None, timeout_s: float = 1.0, password: str | None = None) -> bool:
     """Whether a server on 127.0.0.1:`port` answers PING, which it does not while it still loads its data.
 
     With `pid` it must be the server of that process: another one may have the port.
     """
     try:
         with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
+            if password is not None:
+                secret = password.encode()
+                connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n" % (len(secret), secret))
+                connection.recv(256)
             connection.sendall(b"PING\r\n")
             if not connection.recv(64).startswith(b"+PONG"):
                 return False
@@ -81,7 +97,14 @@ def answers_ping(port: int, pid: int | None = None, timeout_s: float = 1.0) -> b
 class EmbeddedServer:
     """A running server, as a context manager or with `start` and `stop`."""
 
-    def __init__(self, folder: str | Path, port: int = 0, binary: str | None = None, start_timeout_s: float = 20.0):
+    def __init__(
+        self,
+        folder: str | Path,
+        port: int = 0,
+        binary: str | None = None,
+        start_timeout_s: float = 20.0,
+        password: str | None = None,
+    ) -> None:
         """Prepare a server; nothing is started yet.
 
         Args:
@@ -89,11 +112,13 @@ class EmbeddedServer:
             port: 0 takes a free one, which a later `start` keeps.
             binary: another server program, such as Debian's redis-server.
             start_timeout_s: longest wait for its first PING (seconds).
+            password: what it asks of its clients.
         """
         self.folder = Path(folder).resolve()
         self.port = port or free_port()
         self.binary = binary
         self.start_timeout_s = start_timeout_s
+        self.password = password
         self.log = self.folder / "redis.log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -120,9 +145,10 @@ class EmbeddedServer:
             UserError: if it ends, or does not answer in time; the log is named.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._process = child.spawn(server_command(self.folder, self.port, self.binary), self.log)
+        command = server_command(self.folder, self.port, self.binary)
+        self._process = child.spawn(command, self.log, stdin=server_input(self.password))
         deadline = time.monotonic() + self.start_timeout_s
-        while not answers_ping(self.port, self.pid):
+        while not answers_ping(self.port, self.pid, password=self.password):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline:
                 self.stop()

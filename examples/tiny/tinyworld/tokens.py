@@ -87,7 +87,7 @@ def build_tokenizer(seed: int = 0) -> Qwen2Tokenizer:
 
 def load_tokenizer(folder: Path) -> Qwen2Tokenizer:
     """The tokenizer of a checkpoint folder."""
-    return Qwen2Tokenizer.from_pretrained(folder)
+    return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def build_processor(tokenizer: Qwen2Tokenizer) -> Qwen2AudioProcessor:

@@ -9,7 +9,7 @@ from typing import Annotated
 import structlog
 import typer
 
-from xopd.service.lifecycle import run_service
+from xopd.service.lifecycle import insecurely, run_service
 from xopd.service.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -19,14 +19,21 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     config: Annotated[Path, typer.Option(help="Configuration file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Bind an address other than loopback without token and TLS.")
+    ] = False,
 ) -> None:
     """Sample responses of the student with vLLM, for the run whose prompts lie in Redis."""
 
     async def _serve(stop: asyncio.Event) -> None:
         from xopd.config import load_config
+        from xopd.security import open_doors, refuse_open_doors, refuse_open_redis
 
-        settings = load_config(config, overrides or ())
+        settings = load_config(config, insecurely(overrides, insecure))
         configure_logging("rollout", settings.rollout.log_level)
+        refuse_open_doors(settings, "rollout.host", settings.rollout.host)
+        refuse_open_redis(settings)
+        doors = open_doors(settings.security)
         # Before torch and vLLM are imported: they read the environment then.
         from xopd_rollout.environment import set_environment
 
@@ -35,7 +42,7 @@ def main(
         from xopd_rollout.pod import Pod
 
         try:
-            await Pod(settings).run(stop)
+            await Pod(settings, doors).run(stop)
         except EngineDiedError as error:
             structlog.get_logger(__name__).error("the engine has died", error=str(error))
             raise SystemExit(1) from None

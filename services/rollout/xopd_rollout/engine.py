@@ -73,7 +73,8 @@ def engine_args(config: Config) -> AsyncEngineArgs:
         }
     else:
         options["gpu_memory_utilization"] = rollout.gpu_memory_utilization
-    return AsyncEngineArgs(**options)
+    # Left to itself, vLLM would unpickle a .bin file where there is no other.
+    return AsyncEngineArgs(load_format="safetensors", **options)
 
 
 class Engine:

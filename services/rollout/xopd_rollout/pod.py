@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from xopd.config.schema import Config
 from xopd.errors import UserError
 from xopd.families import ModelFamily
+from xopd.security import Doors
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import Keys, connect
@@ -43,9 +44,10 @@ log = structlog.get_logger(__name__)
 class Pod:
     """One rollout pod."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, doors: Doors) -> None:
         """Nothing is started yet."""
         self.config = config
+        self.doors = doors
         self.pod_id = config.rollout.pod_id or f"{socket.gethostname()}-{os.getpid()}"
         self.keys = Keys(config.redis.prefix)
         self.clock = ActivityClock()
@@ -62,18 +64,20 @@ class Pod:
             EngineDiedError: if the engine's process has ended.
         """
         settings = self.config.rollout
-        listener = bind(settings.host, settings.port)
+        listener = bind(settings.host, settings.port, "rollout.port")
         app = make_rollout_app(self.config, self.metrics, self.served, self._alive, self._ready)
-        async with serving(app, listener):
+        async with serving(app, listener, self.doors):
             host, port = listener.getsockname()[:2]
-            announce_addresses(http=f"{host}:{port}")
+            announce_addresses(http=f"{host}:{port}", scheme=self.doors.scheme)
             self.client = await connect(self.config.redis)
             try:
                 family = await asyncio.to_thread(self._open_family)
                 await check_run(self.client, self.keys, family)
                 engine = await self._started_engine(stop)
                 if engine is not None:
-                    async with self._assembled(engine, family, self.client, f"http://{host}:{port}") as worker:
+                    async with self._assembled(
+                        engine, family, self.client, f"{self.doors.scheme}://{host}:{port}"
+                    ) as worker:
                         await worker.run(stop)
             finally:
                 await self.client.aclose()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xopd.service.lifecycle import run_service
+from xopd.service.lifecycle import insecurely, run_service
 from xopd.service.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -18,20 +18,26 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     config: Annotated[Path, typer.Option(help="Configuration file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Bind an address other than loopback without token and TLS.")
+    ] = False,
 ) -> None:
     """Score responses under the text prompt, over gRPC."""
 
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
         from xopd.config import load_config
+        from xopd.security import open_doors, refuse_open_doors
 
-        settings = load_config(config, overrides or ())
+        settings = load_config(config, insecurely(overrides, insecure))
         configure_logging("teacher", settings.teacher.log_level)
+        refuse_open_doors(settings, "teacher.host", settings.teacher.host)
+        doors = open_doors(settings.security)
         from xopd.tracing import tracing
         from xopd_teacher.server import serve
 
         opening = tracing(settings, "teacher")
-        await serve(settings.teacher, stop, opening, one_by_one=settings.run.deterministic)
+        await serve(settings.teacher, doors, stop, opening, one_by_one=settings.run.deterministic)
 
     run_service(_serve)
 

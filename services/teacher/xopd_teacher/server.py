@@ -16,6 +16,8 @@ from grpc_reflection.v1alpha import reflection
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.scoring.channel import server_options
+from xopd.scoring.doors import TokenGuard, add_port
+from xopd.security import Doors
 from xopd.service.http import bind, make_app, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.tracing import Tracer
@@ -35,11 +37,12 @@ LAST_WORDS_S = 2.0
 
 async def serve(
     settings: TeacherSettings,
+    doors: Doors,
     stop: asyncio.Event,
     tracing: AbstractAsyncContextManager[Tracer],
     one_by_one: bool = False,
 ) -> None:
-    """Run one teacher pod until `stop` is set and what it accepted is answered.
+    """Run one teacher pod behind `doors` until `stop` is set and what it accepted is answered.
 
     `tracing` is entered once the engine is up, which may fork. With `one_by_one` no two requests share a forward pass:
     company changes the last bits of a sum.
@@ -48,20 +51,15 @@ async def serve(
         UserError: for a checkpoint, an engine or a port that cannot be used.
     """
     version = engine_version(settings.engine)
-    pod = _Pod(settings, one_by_one)
+    pod = _Pod(settings, doors, one_by_one)
     grpc_port = pod.bind_grpc()
-    try:
-        listener = bind(settings.host, settings.http_port)
-    except OSError as error:
-        raise UserError(
-            f"teacher.http_port: {settings.host}:{settings.http_port} cannot be bound ({error.strerror}); free it,"
-            " or set another."
-        ) from None
+    listener = bind(settings.host, settings.http_port, "teacher.http_port")
     app = make_app("teacher", settings.engine, version, pod.metrics.registry, pod.alive, pod.ready)
-    async with serving(app, listener):
+    async with serving(app, listener, doors):
         # Announced before the model is loaded: probes can be answered, and /readyz says what is awaited.
         grpc_address = f"{settings.host}:{grpc_port}"
-        announce_addresses(grpc=grpc_address, http=f"{settings.host}:{listener.getsockname()[1]}")
+        http_address = f"{settings.host}:{listener.getsockname()[1]}"
+        announce_addresses(grpc=grpc_address, http=http_address, scheme=doors.scheme)
         with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
             engine = await _load(settings, thread, stop)
             async with tracing as tracer:
@@ -75,12 +73,14 @@ async def serve(
 class _Pod:
     """What listens, and what it knows of itself."""
 
-    def __init__(self, settings: TeacherSettings, one_by_one: bool) -> None:
+    def __init__(self, settings: TeacherSettings, doors: Doors, one_by_one: bool) -> None:
         self.settings = settings
+        self.doors = doors
         self.one_by_one = one_by_one
         self.metrics = TeacherMetrics()
         self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        self.server = grpc.aio.server(options=server_options())
+        guards = [] if doors.token is None else [TokenGuard(doors.token)]
+        self.server = grpc.aio.server(interceptors=guards, options=server_options())
         self.service: LogprobService | None = None
         self._batching: asyncio.Task[None] | None = None
 
@@ -88,7 +88,7 @@ class _Pod:
         """Bind the gRPC port, so that a taken one is told before the model is loaded."""
         address = f"{self.settings.host}:{self.settings.port}"
         try:
-            return int(self.server.add_insecure_port(address))
+            return add_port(self.server, address, self.doors)
         except RuntimeError:
             raise UserError(f"teacher.port: {address} cannot be bound; free it, or set another.") from None
 

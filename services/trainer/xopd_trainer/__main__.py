@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xopd.service.lifecycle import announce_addresses, run_service
+from xopd.service.lifecycle import announce_addresses, insecurely, run_service
 from xopd.service.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -18,6 +18,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(
     config: Annotated[Path, typer.Option(help="Configuration file.")],
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Bind an address other than loopback without token and TLS.")
+    ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of this run.")] = False,
 ) -> None:
     """Train a speech LLM with X-OPD, against rollout and teacher pods."""
@@ -25,23 +28,29 @@ def main(
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
         from xopd.config import load_config
+        from xopd.security import open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
         from xopd.service.http import bind, serving
 
-        settings = load_config(config, overrides or ())
+        settings = load_config(config, insecurely(overrides, insecure))
         configure_logging("trainer", settings.trainer.log_level)
+        refuse_open_doors(settings, "trainer.host", settings.trainer.host)
+        refuse_open_calls(settings)
+        refuse_open_redis(settings)
+        doors = open_doors(settings.security)
         from xopd_trainer.app import make_trainer_app
         from xopd_trainer.assembly import assembled
 
-        async with assembled(settings) as trainer:
+        # Before the model is loaded and a teacher is waited for: a taken port is told at once.
+        listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")
+        async with assembled(settings, doors) as trainer:
 
             async def _ready() -> str | None:
                 return "starting" if trainer.status.phase == "starting" else None
 
-            listener = bind(settings.trainer.host, settings.trainer.port)
             http = make_trainer_app(trainer.metrics, trainer.running, trainer.as_status, _ready)
-            async with serving(http, listener):
+            async with serving(http, listener, doors):
                 host, port = listener.getsockname()[:2]
-                announce_addresses(http=f"{host}:{port}")
+                announce_addresses(http=f"{host}:{port}", scheme=doors.scheme)
                 await trainer.run(resume, stop)
                 # One more look for whoever polls /status: the end should be seen.
                 await asyncio.sleep(1.0)

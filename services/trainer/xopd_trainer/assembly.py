@@ -18,6 +18,7 @@ from xopd.errors import UserError
 from xopd.families import open_family
 from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.scoring import TeacherClient
+from xopd.security import Doors
 from xopd.streams import Keys, connect
 from xopd.tracing import tracing
 from xopd_trainer.learner import Learner
@@ -28,8 +29,8 @@ from xopd_trainer.trainer import Trainer
 
 
 @contextlib.asynccontextmanager
-async def assembled(config: Config) -> AsyncIterator[Trainer]:
-    """Yield a trainer whose parts are connected and checked.
+async def assembled(config: Config, doors: Doors) -> AsyncIterator[Trainer]:
+    """Yield a trainer whose parts are connected and checked. `doors` are its own: what it shows to teachers.
 
     Raises:
         UserError: for a bad dataset or checkpoint, an unreachable service, vocabularies that differ, or a second
@@ -42,12 +43,12 @@ async def assembled(config: Config) -> AsyncIterator[Trainer]:
         except LedgerError as error:
             raise UserError(f"{error}; bring back a copy, or begin the run anew.") from None
         with contextlib.closing(ledger):
-            async with _assembled(config, ledger) as trainer:
+            async with _assembled(config, doors, ledger) as trainer:
                 yield trainer
 
 
 @contextlib.asynccontextmanager
-async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
+async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncIterator[Trainer]:
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
     if config.trainer.threads:
@@ -56,7 +57,7 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
     read_bounds(config.evals.bounds)
     family = open_family(config.student.path, config.student.family)
     try:
-        teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path)
+        teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UserError(f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({error}).") from None
     difference = describe_difference(family.vocabulary, vocabulary_of(teacher_tokenizer))
@@ -74,7 +75,7 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
         await lease.acquire(ledger.run_ids)
         async with (
             tracing(config, "trainer") as tracer,
-            TeacherClient.from_settings(config.teacher, tracer) as teacher,
+            TeacherClient.from_settings(config.teacher, tracer, doors) as teacher,
         ):
             await teacher.verify(family.vocabulary)
             encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from tests.unit.deploy.conftest import ROOT
+from xopd.config import load_config
+from xopd.security import refuse_open_calls, refuse_open_doors, refuse_open_redis
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -77,6 +79,46 @@ def test_every_service_is_hardened_and_limited() -> None:
         assert ":" in about["image"], name
 
 
+def environment(name: str, *files: str) -> dict[str, str]:
+    """A service's variables, later files over earlier ones."""
+    merged: dict[str, str] = {}
+    for file in files:
+        merged |= yaml.safe_load((ROOT / file).read_text())["services"][name].get("environment", {})
+    return merged
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name.split("-")[0] in IMAGES])
+def test_every_service_asks_for_the_token_and_says_that_it_has_no_tls(name: str) -> None:
+    plain = environment(name, "docker-compose.yml")
+    assert plain["XOPD_SECURITY__TOKEN"].startswith("${SERVICE_TOKEN:?")
+    assert plain["XOPD_SECURITY__INSECURE"] == "true"
+    assert "docs/SECURITY.md" in (ROOT / "docker-compose.yml").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name.split("-")[0] in IMAGES])
+def test_with_tls_no_service_is_told_to_be_insecure(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = environment(name, "docker-compose.yml", "deploy/compose-tls.yml")
+    with monkeypatch.context() as patched:
+        for variable, value in closed.items():
+            if variable.startswith("XOPD_"):
+                value = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+                patched.setenv(variable, re.sub(r"\$\{[^}]*\}", "0123456789abcdef", value))
+        config = load_config(ROOT / "examples" / "tiny" / "demo.yaml")
+    for setting in ("teacher.host", "rollout.host", "trainer.host"):
+        refuse_open_doors(config, setting, "0.0.0.0")
+    refuse_open_redis(config)
+    refuse_open_calls(config)
+    assert config.security.mutual_tls
+
+
+def test_redis_keeps_its_options_with_tls() -> None:
+    tls = yaml.safe_load((ROOT / "deploy" / "compose-tls.yml").read_text())["services"]["redis"]["command"]
+    plain = SERVICES["redis"]["command"]
+    assert tls[:4] == plain[:4]
+    assert tls[-len(plain) + 4 :] == plain[4:]
+    assert "REDIS_PASSWORD" not in str(tls) + str(plain)
+
+
 def test_both_profiles_have_every_part_under_the_same_names() -> None:
     for profile in ("cpu", "gpu"):
         there = {name for name, about in SERVICES.items() if profile in about.get("profiles", [profile])}
@@ -90,10 +132,11 @@ def _aliases(name: str) -> list[str]:
 
 
 def test_the_example_environment_names_what_compose_reads() -> None:
-    read = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
+    files = (ROOT / "docker-compose.yml", ROOT / "deploy" / "compose-tls.yml")
+    read = {name for path in files for name in re.findall(r"\$\{(\w+)", path.read_text())}
     lines = (ROOT / ".env.example").read_text().splitlines()
     named = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     assert set(named) == read | {"COMPOSE_PROFILES"}
-    assert {value for name, value in named.items() if name.endswith("PASSWORD")} == {""}
+    assert {value for name, value in named.items() if name.endswith(("PASSWORD", "TOKEN"))} == {""}
     # Such variables, exported, would be refused by the services as unknown settings.
     assert not any(name.startswith("XOPD_") for name in named)

@@ -21,13 +21,14 @@ from tests.unit.deploy.conftest import ROOT
 from tools.metrics_page import exported_names
 from xopd.config import Config, load_config
 from xopd.families.registry import FAMILIES
+from xopd.security import refuse_open_calls, refuse_open_doors, refuse_open_redis
 
 Resource = dict[str, Any]
 Render = Callable[[str], list[Resource]]
 OVERLAYS = sorted(path.parent.name for path in (ROOT / "deploy" / "k8s" / "overlays").glob("*/kustomization.yaml"))
 SYSTEMS = [name for name in OVERLAYS if name.startswith(("tiny", "qwen3"))]
 NAME = "app.kubernetes.io/name"
-MADE_BY_HAND = {"redis-auth", "grafana-admin"}
+MADE_BY_HAND = {("redis-auth", "password"), ("service-token", "token"), ("grafana-admin", "password")}
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 each_system = pytest.mark.parametrize("overlay", SYSTEMS)
 
@@ -57,8 +58,7 @@ def settings(resources: list[Resource], name: str, tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patched:
         for variable in container(templates(resources)[name])["env"]:
             if variable["name"].startswith("XOPD_"):
-                value = variable.get("value", "from-a-field")
-                patched.setenv(variable["name"], value.replace("$(REDIS_PASSWORD)", "secret"))
+                patched.setenv(variable["name"], variable.get("value", "from-a-field-or-a-secret"))
         return load_config(tmp_path / "config.yaml")
 
 
@@ -77,8 +77,9 @@ def test_it_renders_and_is_valid(overlay: str, rendered: Render, lint: ModuleTyp
 
 def test_manifests_of_no_overlay_are_valid(lint: ModuleType) -> None:
     assert lint.lint_loose() == []
-    (secret,) = lint.load((ROOT / "deploy" / "k8s" / "secret.example.yaml").read_text())
-    assert secret["stringData"] == {"password": ""}
+    secrets = lint.load((ROOT / "deploy" / "k8s" / "secret.example.yaml").read_text())
+    assert {(each["metadata"]["name"], *each["stringData"]) for each in secrets} < MADE_BY_HAND
+    assert {value for each in secrets for value in each["stringData"].values()} == {""}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,8 @@ def test_manifests_of_no_overlay_are_valid(lint: ModuleType) -> None:
         ("autoscale-keda", "ScaledObject", ("spec",)),
         ("autoscale-hpa", "HorizontalPodAutoscaler", ("spec", "behavior", "scaleDown")),
         ("qwen3-omni-gpu-jobset", "JobSet", ("spec", "failurePolicy")),
+        ("tiny-cpu", "Certificate", ("spec", "privateKey")),
+        ("tiny-cpu", "Issuer", ("spec",)),
     ],
 )
 def test_a_misspelt_field_is_found(
@@ -112,7 +115,8 @@ def test_every_service_accepts_its_settings(
     rollout = settings(resources, "rollout", tmp_path, monkeypatch)
     teacher = settings(resources, "teacher", tmp_path, monkeypatch)
     assert trainer.teacher.endpoints == [f"teacher:{teacher.teacher.port}"]
-    assert trainer.redis.url == rollout.redis.url == "redis://:secret@redis:6379/0"
+    assert trainer.redis == rollout.redis
+    assert trainer.redis.url == "rediss://redis:6379/0"
     assert teacher.teacher.path == trainer.teacher.path  # the trainer reads its tokenizer
     assert trainer.student == rollout.student
 
@@ -144,6 +148,7 @@ def test_ports_agree(overlay: str, rendered: Render, tmp_path: Path, monkeypatch
         assert services[name]["spec"]["selector"].items() <= templates(resources)[name]["metadata"]["labels"].items()
         paths = {kind: about[f"{kind}Probe"]["httpGet"] for kind in ("startup", "readiness", "liveness")}
         assert {probe["port"] for probe in paths.values()} == {"http"}
+        assert {probe["scheme"] for probe in paths.values()} == {"HTTPS"}
         assert (paths["readiness"]["path"], paths["liveness"]["path"]) == ("/readyz", "/healthz")
 
 
@@ -178,10 +183,76 @@ def test_what_is_referred_to_is_there(overlay: str, rendered: Render) -> None:
         claims = {each["persistentVolumeClaim"]["claimName"] for each in volumes if "persistentVolumeClaim" in each}
         assert claims <= there["PersistentVolumeClaim"]
         assert {template["spec"].get("priorityClassName")} - {None} <= there["PriorityClass"]
-        assert set(re.findall(r"secretKeyRef:\s+key: password\s+name: (\S+)", text)) <= MADE_BY_HAND
+        assert {
+            (name, key) for key, name in re.findall(r"secretKeyRef:\s+key: (\S+)\s+name: (\S+)", text)
+        } <= MADE_BY_HAND
+        secrets = {each["secret"]["secretName"] for each in volumes if "secret" in each}
+        assert secrets <= {each["spec"]["secretName"] for each in of_kind(resources, "Certificate").values()}
         mounts = {mount["name"] for mount in container(template).get("volumeMounts", [])}
         stated = {each["name"] for each in volumes}
-        assert mounts == stated or (mounts == {"data"} and not stated)  # Redis's claim is a template
+        assert mounts - {"data"} == stated - {"data"}  # Redis's claim is a template
+
+
+@each_system
+def test_no_door_is_open(overlay: str, rendered: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As each service decides it at its start; and the certificates name what callers call."""
+    resources = rendered(overlay)
+    certificates = {each["spec"]["secretName"]: each["spec"] for each in of_kind(resources, "Certificate").values()}
+    for name in ("teacher", "rollout", "trainer"):
+        config = settings(resources, name, tmp_path, monkeypatch)
+        assert config.security.mutual_tls and not config.security.insecure
+        refuse_open_doors(config, f"{name}.host", getattr(config, name).host)
+        refuse_open_calls(config)
+        refuse_open_redis(config)
+        pod = templates(resources)[name]
+        (mount,) = (each for each in container(pod)["volumeMounts"] if each["name"] == "tls")
+        (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == "tls")
+        assert {Path(str(path)).parent for path in (config.security.tls_cert, config.security.tls_ca)} == {
+            Path(mount["mountPath"])
+        }
+        issued = certificates[volume["secret"]["secretName"]]
+        assert name in issued["dnsNames"]
+        assert {"server auth", "client auth"} <= set(issued["usages"])
+    assert {text.rpartition(":")[0] for text in config.teacher.endpoints} <= set(
+        certificates["teacher-tls"]["dnsNames"]
+    )
+    assert "redis" in certificates["redis-tls"]["dnsNames"]
+
+
+@each_system
+def test_redis_speaks_tls_alone_and_its_password_is_no_argument(overlay: str, rendered: Render, tmp_path: Path) -> None:
+    about = container(templates(rendered(overlay))["redis"])
+    words = about["args"]
+    options = dict(zip(words[1::2], words[2::2], strict=True))
+    assert (options["--port"], options["--tls-port"]) == ("0", "6379")
+    assert "tls-auth-clients" not in str(words)  # on, unless it is turned off
+    # Stands for redis-server: says what it was given, and what it read.
+    (tmp_path / "redis-server").write_text('#!/bin/sh\necho "$@" > arguments; cat > input\n')
+    (tmp_path / "redis-server").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "REDISCLI_AUTH": "a secret"}
+    subprocess.run([*about["command"], *words], env=environment, cwd=tmp_path, check=True, timeout=20)
+    assert (tmp_path / "input").read_text() == 'requirepass "a secret"\n'
+    assert (tmp_path / "arguments").read_text().split() == " ".join(["-", *words[1:]]).split()
+
+
+def test_prometheus_scrapes_over_tls_what_it_scrapes_in_clear(rendered: Render) -> None:
+    folder = ROOT / "deploy" / "prometheus"
+    plain, tls = (yaml.safe_load((folder / name).read_text()) for name in ("prometheus.yml", "prometheus-tls.yml"))
+    for job in tls["scrape_configs"]:
+        name = job["job_name"].removeprefix("xopd-")
+        if name != "prometheus":
+            assert job.pop("scheme") == "https"
+            assert job.pop("tls_config") == {"ca_file": "ca/ca.crt", "server_name": name}
+    assert plain == tls
+    config_maps = of_kind(rendered("observability"), "ConfigMap")
+    (shipped,) = (each for name, each in config_maps.items() if name.startswith("prometheus-config"))
+    assert shipped["data"]["prometheus.yml"] == (folder / "prometheus-tls.yml").read_text()
+    sources = templates(rendered("observability"))["prometheus"]["spec"]["volumes"][0]["projected"]["sources"]
+    (secret,) = (each["secret"] for each in sources if "secret" in each)
+    assert secret["items"] == [{"key": "ca.crt", "path": "ca/ca.crt"}]
+    assert secret["name"] in {
+        each["spec"]["secretName"] for each in of_kind(rendered("tiny-cpu"), "Certificate").values()
+    }
 
 
 def edges(resources: list[Resource]) -> Iterator[tuple[str, str, int]]:

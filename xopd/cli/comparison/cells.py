@@ -14,12 +14,14 @@ import yaml
 from xopd.cli.comparison.matrix import Cell, Matrix
 from xopd.cli.rundir import RunFolder
 from xopd.config import dump_config
+from xopd.config.secrets import FILES
 from xopd.errors import UserError
 
 State = Literal["waiting", "running", "finished", "failed"]
 MANIFEST = "comparison.json"
-IGNORED = ("host", "port", "http_port", "pod_id", "url", "prefix", "endpoints")
-"""Settings of where services are, which may change between two lives of a comparison."""
+PLACES = ("host", "port", "http_port", "pod_id", "url", "prefix", "endpoints", "insecure", "mutual_tls")
+IGNORED = frozenset(PLACES) | {name for _, name in FILES}
+"""Settings of where services are and of their doors, which may change between two lives of a comparison."""
 
 
 @dataclass

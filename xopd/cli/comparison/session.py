@@ -25,9 +25,11 @@ from xopd.cli.fleet import (
 from xopd.cli.rundir import RunFolder
 from xopd.cli.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S
 from xopd.cli.stopping import Stop
-from xopd.cli.view import StatusReader
+from xopd.cli.view import StatusReader, verify_by
+from xopd.config.secrets import secret_variables
 from xopd.errors import UserError
-from xopd.service.supervisor import Supervisor
+from xopd.security import open_doors
+from xopd.service.supervisor import Supervisor, http_url
 
 TICK_S = 0.2
 ASK_EVERY_S = 1.0
@@ -52,12 +54,15 @@ class ComparisonSession:
         self.start_timeout_s = start_timeout_s
         self.stop = stop
         self.folder = RunFolder(matrix.folder)
-        self.supervisor = Supervisor(child_environment(), on_event, self.folder.processes / "pids.json")
+        shared = matrix.shared
+        doors = open_doors(shared.security)
+        pids = self.folder.processes / "pids.json"
+        self.supervisor = Supervisor(child_environment(), on_event, pids, verify_by(doors))
         self.endpoints: dict[str, dict[str, str]] = {}
         """By teacher path: what tells a trainer where that teacher is."""
         self.lanes = min(matrix.file.jobs, max(1, sum(cell.state == "waiting" for cell in cells)))
-        self._redis: dict[str, str] = {}
-        self._reader = StatusReader()
+        self._common = secret_variables(shared)
+        self._reader = StatusReader(doors)
 
     async def run(self) -> None:
         """Run until every run has ended or a stop is asked for; then end all processes.
@@ -74,10 +79,10 @@ class ComparisonSession:
     async def _bring_up(self) -> None:
         shared = self.matrix.shared
         if shared.redis.url is None:
-            redis = redis_spec(self.folder)
+            redis = redis_spec(self.folder, shared)
             self.supervisor.start(redis)
             await self.supervisor.until_ready([([redis.name], 1)], 30.0)
-            self._redis = redis_variable(redis)
+            self._common |= redis_variable(redis)
         needs: list[tuple[list[str], int]] = []
         for cell in self.cells:
             config = cell.cell.config
@@ -86,7 +91,7 @@ class ComparisonSession:
             self.endpoints[config.teacher.path] = {}
             if not config.teacher.endpoints:
                 name = f"teacher-{len(self.endpoints) - 1}"
-                spec, self.endpoints[config.teacher.path] = teacher_spec(name, config, self.folder, self._redis)
+                spec, self.endpoints[config.teacher.path] = teacher_spec(name, config, self.folder, self._common)
                 self.supervisor.start(spec)
                 needs.append(([spec.name], 1))
         for lane in range(self.lanes):
@@ -100,7 +105,7 @@ class ComparisonSession:
         await self.supervisor.until_ready(needs, self.start_timeout_s)
 
     def _lane_variables(self, lane: int) -> dict[str, str]:
-        return {**self._redis, variable("redis", "prefix"): f"{self.matrix.shared.redis.prefix}-{lane}"}
+        return {**self._common, variable("redis", "prefix"): f"{self.matrix.shared.redis.prefix}-{lane}"}
 
     async def _run_lanes(self) -> None:
         waiting = [cell for cell in self.cells if cell.state == "waiting"]
@@ -140,7 +145,7 @@ class ComparisonSession:
         self.on_event(f"{progress.cell.name}: {'goes on' if resume else 'begins'}")
         managed = self.supervisor.start(replace(trainer, name=f"trainer-{lane}"))
         while managed.state != "ended":
-            status = await self._reader.ask(managed.addresses.get("http"))
+            status = await self._reader.ask(http_url(managed.addresses))
             if status is not None:
                 progress.step, progress.phase = status.step, status.phase
             await asyncio.sleep(ASK_EVERY_S)

@@ -23,7 +23,7 @@ def read_config(path: str) -> Any:
     if not (folder / "config.json").is_file():
         raise UserError(f"teacher.path {path}: holds no config.json; give a checkpoint's folder in the hub's layout.")
     try:
-        return AutoConfig.from_pretrained(folder).get_text_config()
+        return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     except Exception as error:
         raise UserError(f"teacher.path {path}: its config.json cannot be read ({first_line(error)}).") from None
 
@@ -35,7 +35,7 @@ def read_vocabulary(path: str) -> Vocabulary:
         UserError: if the tokenizer cannot be loaded.
     """
     try:
-        vocabulary = vocabulary_of(AutoTokenizer.from_pretrained(path))
+        vocabulary = vocabulary_of(AutoTokenizer.from_pretrained(path, local_files_only=True))
     except Exception as error:
         raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
     if vocabulary.size <= len(vocabulary.special_tokens):

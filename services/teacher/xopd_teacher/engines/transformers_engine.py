@@ -213,7 +213,11 @@ def _load(settings: TeacherSettings) -> Any:
     disable_progress_bar()
     try:
         model, about = AutoModelForCausalLM.from_pretrained(
-            settings.path, dtype=getattr(torch, settings.dtype), output_loading_info=True, local_files_only=True
+            settings.path,
+            dtype=getattr(torch, settings.dtype),
+            output_loading_info=True,
+            local_files_only=True,
+            use_safetensors=True,
         )
     except Exception as error:
         raise UserError(

@@ -50,6 +50,7 @@ class VllmEngine:
         try:
             self.llm = LLM(
                 settings.path,
+                load_format="safetensors",
                 dtype=settings.dtype,
                 # One more than is scored: vLLM always samples a token after the prompt.
                 max_model_len=context,

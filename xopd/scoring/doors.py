@@ -1,0 +1,147 @@
+"""Token and TLS on gRPC: both sides of the door between a trainer and its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health
+
+from xopd.errors import UserError
+from xopd.security import Doors
+from xopd.security.bearer import HEADER, bearer, is_bearer_of
+from xopd.security.tls import Certificate, server_context
+
+log = structlog.get_logger(__name__)
+UNWELCOME = "it refuses this side's token; give both the same security.token"
+"""What a trainer says of a teacher that answers UNAUTHENTICATED."""
+REFUSAL = "wants the token of security.token as `authorization: Bearer TOKEN`"
+
+
+def add_port(server: Any, address: str, doors: Doors) -> int:
+    """Bind a port of a grpc.aio server, with TLS where there is a certificate; a renewed one is taken up by itself.
+
+    Raises:
+        RuntimeError: if the address cannot be bound.
+    """
+    if doors.certificate is None:
+        return int(server.add_insecure_port(address))
+    renewed = _Renewed(doors.certificate, doors.authorities if doors.mutual else None)
+    return int(
+        server.add_secure_port(
+            address, grpc.dynamic_ssl_server_credentials(renewed.configuration(), renewed.newest, doors.mutual)
+        )
+    )
+
+
+def open_channel(
+    target: str, name: str, doors: Doors, options: list[tuple[str, Any]], interceptors: list[Any] | None = None
+) -> Any:
+    """A grpc.aio channel; its calls carry the token.
+
+    Args:
+        target: where to connect, such as `ipv4:10.0.0.3:50051`.
+        name: host name that the other side's certificate must be good for.
+        doors: of this process.
+        options: of the channel.
+        interceptors: the caller's own.
+
+    Raises:
+        UserError: if the authorities or this process's certificate cannot be read.
+    """
+    every = list(interceptors or ())
+    if doors.token is not None:
+        every.append(_ShowToken(doors.token))
+    if doors.authorities is None:
+        return grpc.aio.insecure_channel(target, options=options, interceptors=every)
+    credentials = channel_credentials(doors)
+    named = [*options, ("grpc.ssl_target_name_override", name)]
+    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=every)
+
+
+def channel_credentials(doors: Doors) -> grpc.ChannelCredentials:
+    """What a client trusts and, with mutual TLS, shows. The files are read now.
+
+    Raises:
+        UserError: if one cannot be read.
+    """
+    assert doors.authorities is not None
+    try:
+        key, chain = doors.certificate.read() if doors.mutual and doors.certificate is not None else (None, None)
+        return grpc.ssl_channel_credentials(Path(doors.authorities).read_bytes(), key, chain)
+    except OSError as error:
+        raise UserError(f"security: {error.filename} cannot be read ({error.strerror}).") from None
+
+
+class TokenGuard(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Answers UNAUTHENTICATED to calls without the token; health checks are let through, as their callers have none."""
+
+    def __init__(self, token: str) -> None:
+        """Ask for `token`."""
+        self.token = token
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any) -> Any:
+        """Hand the call on, or refuse it."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method.startswith(f"/{health.SERVICE_NAME}/"):
+            return handler
+        shown = [value for name, value in handler_call_details.invocation_metadata or () if name == HEADER]
+        if len(shown) == 1 and is_bearer_of(self.token, shown[0]):
+            return handler
+        return _refusing(handler)
+
+
+def _refusing(handler: Any) -> Any:
+    """A handler of the same kind that refuses."""
+
+    async def _refuse(_request: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, REFUSAL)
+
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    return make(_refuse)
+
+
+class _ShowToken(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
+    """Adds the token to each call of one request and one answer, which all of a trainer's are."""
+
+    def __init__(self, token: str) -> None:
+        self.shown = (HEADER, bearer(token))
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        metadata = grpc.aio.Metadata(*(client_call_details.metadata or ()), self.shown)
+        return await continuation(client_call_details._replace(metadata=metadata), request)
+
+
+class _Renewed:
+    """A server's certificate as it lies on the disk; read by gRPC's own threads."""
+
+    def __init__(self, certificate: Certificate, clients: str | None) -> None:
+        self.certificate = certificate
+        self.clients = clients
+        self._stamp = certificate.stamp()
+
+    def configuration(self) -> Any:
+        clients = None if self.clients is None else Path(self.clients).read_bytes()
+        return grpc.ssl_server_certificate_configuration([self.certificate.read()], clients)
+
+    def newest(self) -> Any:
+        """Asked before each handshake; None keeps what there is."""
+        try:
+            stamp = self.certificate.stamp()
+            if stamp == self._stamp:
+                return None
+            server_context(self.certificate)  # a half-written pair is not taken
+            configuration = self.configuration()
+        except (OSError, UserError):
+            return None
+        self._stamp = stamp
+        log.info("took up a renewed certificate", certificate=self.certificate.chain)
+        return configuration
