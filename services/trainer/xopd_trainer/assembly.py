@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from xopd.config import Config
 from xopd.data import load_items
+from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
 from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError
@@ -52,7 +53,8 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
         torch.use_deterministic_algorithms(True)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    items = load_items(config.data.manifest)
+    rules = AudioRules.of(config.data)
+    items = load_items(config.data.manifest, rules.places)
     read_bounds(config.evals.bounds)
     family = open_family(config.student.path, config.student.family)
     try:
@@ -82,7 +84,7 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
                 config.student.feature_cache,
                 encoder,
                 family.sample_rate,
-                config.data.max_audio_seconds,
+                rules,
                 one_by_one=config.run.deterministic,
             )
             method = make_method(config, family.vocabulary.size)
