@@ -89,6 +89,8 @@ async def _assembled(config: Config, ledger: Ledger) -> AsyncIterator[Trainer]:
             )
             method = make_method(config, family.vocabulary.size)
             learner = Learner(config, family, features, method, tracer)
-            yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease, tracer)
+            trainer = Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease, tracer)
+            teacher.on_bad_answer = trainer.metrics.refused_scores.inc
+            yield trainer
     finally:
         await client.aclose()

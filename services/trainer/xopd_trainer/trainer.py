@@ -42,6 +42,7 @@ from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.probe import Prober
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.redis_gauges import keep_gauges
+from xopd_trainer.refusals import Refusals
 from xopd_trainer.run_files import RunFiles
 from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.status import Status
@@ -129,10 +130,21 @@ class Trainer:
         writer = GroupWriter(config, conditionings, self.run_id)
         scorer = GroupScorer(conditionings, teacher, vocabulary_size)
         self.conditionings = conditionings
-        self.evaluator = Evaluator(writer, self.dispatcher, conditionings)
+        refusals = Refusals(self.dead, self.metrics.refused_items, config.data.manifest)
+        self.evaluator = Evaluator(writer, self.dispatcher, conditionings, refusals)
         self.prober = Prober(writer, self.dispatcher, scorer, learner, config.trainer.overlap_top_k)
         self.steps = StepRunner(
-            config, learner.method, writer, self.dispatcher, teacher, scorer, learner, self.publisher, ledger, tracer
+            config,
+            learner.method,
+            writer,
+            self.dispatcher,
+            teacher,
+            scorer,
+            learner,
+            self.publisher,
+            ledger,
+            refusals,
+            tracer,
         )
         self.metrics.watch(
             lambda: self.status.phase == "training",
