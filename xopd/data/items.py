@@ -116,8 +116,10 @@ def _parse(line: str, where: str) -> Item:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "item"
-        name = raw.get("id", "without id") if isinstance(raw, dict) else "without id"
-        raise UserError(f"{where}: item {str(name)[:80]}: `{field}`: {first['msg']}; correct the line.") from None
+        name = str(raw.get("id", "without id") if isinstance(raw, dict) else "without id")
+        # Both are the line's own words: shown in one line, and not at any length.
+        shown = ("".join(c if c.isprintable() else "?" for c in text[:80]) for text in (name, field))
+        raise UserError("{}: item {}: `{}`: {}; correct the line.".format(where, *shown, first["msg"])) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
