@@ -55,6 +55,8 @@ def write_bad_clips(folder: Path) -> dict[str, tuple[Path, str]]:
     clips["folder.wav"] = (folder / "folder.wav", "cannot be read")
     (folder / "folder.wav").mkdir(exist_ok=True)
     _cut(_write("cut.wav", "is cut short", sound))
+    _cut(_write("cut.aiff", "is cut short", sound))
+    _cut(_write("cut.mp3", "is cut short", sound))
     _cut(_write("cut.flac", "(is cut short|is not audio)", sound))
     _write("empty.wav", "lasts 0.0 s", sound[:0])
     _write("silent.wav", "is silent", 0 * sound)

@@ -42,7 +42,7 @@ def test_training_goes_on(tmp_path, method) -> None:
         accounts = summary["trajectories"]
         assert accounts["lost"] == 0
         if method == "xopd":
-            # Each bad clip costs its item's speech group, the long prompt its text group.
+            # Each bad clip costs its item's speech group, the long prompt both groups.
             assert accounts["given_up"] > 0
             assert accounts["dispatched"] == accounts["trained"] + accounts["given_up"] == 4 * 4 * 2 * 2
         log = "".join(path.read_text(errors="replace") for path in (run.folder / "logs").glob("*"))

@@ -72,6 +72,13 @@ def test_a_line_that_is_no_item_is_one_sentence(folder, line) -> None:
     assert loaded(folder, line.encode()) is None
 
 
+def test_a_manifest_in_one_line_is_not_read_into_memory(folder) -> None:
+    path = folder / "items.jsonl"
+    path.write_text(" " * (MAX_LINE + 1) + LINE)
+    with pytest.raises(UserError, match="has more than 1,048,576 characters"):
+        load_items(path)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     st.binary(max_size=200)

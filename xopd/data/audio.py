@@ -31,7 +31,7 @@ LOUDEST_PEAK = 16.0
 """A float file may pass full scale (1.0) by a little; beyond this its samples are in another unit."""
 MISSING_SECONDS = 0.1
 """A clip that decodes to this much less than its header says is cut short; compressed headers may be off by less."""
-UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF)
+UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 """What a WAV file written to a pipe has in the place of its size."""
 
 Reason = Literal["place", "missing", "size", "hash", "format", "length", "samples", "silent"]
@@ -130,7 +130,7 @@ def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) ->
             raise
         raise AudioError("format", uri, f"is not audio that can be decoded ({_first_line(error)})") from None
     missing = header.seconds - len(samples) / header.rate
-    if missing > MISSING_SECONDS or _riff_is_cut(data):
+    if missing > MISSING_SECONDS or _container_is_cut(data):
         raise AudioError("format", uri, "is cut short: its header tells of more than there is")
     if not np.isfinite(samples).all():
         raise AudioError("samples", uri, "holds samples that are NaN or infinite")
@@ -164,10 +164,13 @@ def read_header(path: Path) -> AudioHeader:
         raise AudioError("format", str(path), f"is not audio that can be decoded ({_first_line(error)})") from None
 
 
-def _riff_is_cut(data: bytes) -> bool:
-    """Whether a WAV file ends before its header says; libsndfile reads what is there without a word."""
-    size = int.from_bytes(data[4:8], "little")
-    return data[:4] == b"RIFF" and size not in UNKNOWN_RIFF_SIZES and size + 8 > len(data)
+def _container_is_cut(data: bytes) -> bool:
+    """Whether a WAV or AIFF file ends before its header says; libsndfile reads what is there without a word."""
+    orders: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+    if data[:4] not in orders:
+        return False
+    size = int.from_bytes(data[4:8], orders[data[:4]])
+    return size not in UNKNOWN_SIZES and size + 8 > len(data)
 
 
 def _first_line(error: BaseException) -> str:
