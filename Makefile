@@ -9,8 +9,9 @@ VENV_PYTHON = $(BIN)/python
 DEMO = examples/tiny/demo.yaml
 TESTS = tests
 MINUTES = 30
+SECONDS = 60
 
-.PHONY: help setup demo data test faults soak lint lint-deploy protos lock docs clean
+.PHONY: help setup demo data test fuzz faults soak lint lint-deploy protos lock docs clean
 
 help: ## this list
 	@echo "make TARGET, with TARGET one of"
@@ -27,6 +28,9 @@ demo: data ## the whole system on this machine, a live view, then the report (XO
 
 test: data ## all tests (TESTS=tests/unit for a part)
 	$(VENV_PYTHON) -m pytest $(TESTS) $(PYTEST_ARGS)
+
+fuzz: setup ## fuzz the wire's decoders (SECONDS=600; what breaks one is kept in .cache/fuzz)
+	$(VENV_PYTHON) -m tests.fuzz.target --seconds $(SECONDS)
 
 faults: data ## every kind of fault on a local run, and the table of docs/RELIABILITY.md
 	$(VENV_PYTHON) tools/faults.py

@@ -241,15 +241,23 @@ FLEET: dict[str, list[Panel]] = {
             ('sum by (outcome) (increase(xopd_rollout_groups_total{outcome!="ok"}[5m]))', "{{outcome}}"),
         ),
         panel(
+            "Refused by pods",
+            "short",
+            ("sum by (reason) (increase(xopd_rollout_refused_total[5m]) > 0)", "{{reason}}"),
+            ("sum(increase(xopd_rollout_refused_weight_updates_total[5m]))", "weight versions"),
+        ),
+        panel(
             "Groups taken over",
             "short",
             ("sum by (instance) (increase(xopd_rollout_redeliveries_total[5m]))", "{{instance}}"),
         ),
         panel(
-            "Entries that could not be decoded",
+            "Entries and items that cannot be used",
             "short",
             ("sum(increase(xopd_rollout_dead_letters_total[5m]))", "by pods"),
-            ("sum(increase(xopd_trainer_unreadable_entries_total[5m]))", "by the trainer"),
+            ("sum(increase(xopd_trainer_unreadable_entries_total[5m]))", "unreadable for the trainer"),
+            ("sum(increase(xopd_trainer_refused_answers_total[5m]))", "answers that were not asked for"),
+            ("sum by (reason) (increase(xopd_trainer_refused_items_total[5m]))", "left out by the trainer: {{reason}}"),
             ('xopd_trainer_stream_entries{stream="dead"}', "kept in the dead stream"),
         ),
         panel(
@@ -264,6 +272,7 @@ FLEET: dict[str, list[Panel]] = {
             ("sum by (reason) (increase(xopd_teacher_dropped_requests_total[5m]))", "dropped: {{reason}}"),
             ("sum(increase(xopd_teacher_engine_failures_total[5m]))", "engine failures"),
             ("sum(increase(xopd_teacher_non_finite_total[5m]))", "NaN or infinite"),
+            ("sum(increase(xopd_trainer_refused_scores_total[5m]))", "answers the trainer refused"),
         ),
         panel(
             "Outages: failed exchanges with Redis, full disks",

@@ -47,6 +47,7 @@ def write_config(folder: Path, student: Path, redis_url: str, **settings: dict[s
         "data": {"manifest": str(folder / "items.jsonl")},
         "student": {"path": str(student), "feature_cache": str(folder / "features")},
         "teacher": {"path": str(student)},
+        "weights": {"uri": str(folder / "weights")},
         "rollout": {"max_model_len": 256, "kv_cache_gb": 0.0625, "heartbeat_s": 0.5, "update_timeout_s": 3.0},
     }
     for section, values in settings.items():

@@ -14,7 +14,7 @@ from xopd_trainer.watch import watch
 from xopd.errors import UserError
 from xopd.ledger import Ledger
 from xopd.service.lifecycle import end_tasks
-from xopd.streams import Keys, WorkStream
+from xopd.streams import DeadLetters, Keys, WorkStream
 from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
@@ -41,7 +41,8 @@ async def system(server, tmp_path):
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.begin_life("run-1", 0)
     dispatcher = Dispatcher(prompts, ledger, redispatch_after_s=0.2, max_attempts=3, patience_s=20.0)
-    collector = Collector(trajectories, dispatcher, ledger, "run-1", vocabulary_size=100)
+    dead = DeadLetters(client, KEYS.dead, "run-1")
+    collector = Collector(trajectories, dispatcher, ledger, "run-1", vocabulary_size=100, dead=dead)
     task = asyncio.create_task(collector.run())
     yield dispatcher, collector, ledger, WorkStream(client, KEYS.prompts, "rollout", "pod")
     await end_tasks([task])

@@ -9,6 +9,7 @@ import torch
 from transformers import Qwen2AudioForConditionalGeneration
 from xopd_trainer.export import export_policy
 
+from tests.clips import rules
 from tests.integration.rollout_pod import PodProcess, make_clip, write_config
 from tests.random_models import make_student
 from xopd.data.audio import fetch_audio
@@ -30,7 +31,7 @@ def test_export_loads_everywhere(tmp_path: Path) -> None:
 
     model = Qwen2AudioForConditionalGeneration.from_pretrained(exported).eval()
     clip = make_clip(tmp_path, 1, 21000)
-    wave = fetch_audio(clip.uri, clip.sha256, 16000, 30.0)
+    wave = fetch_audio(clip.uri, clip.sha256, 16000, rules("/"))
     with EmbeddedServer(tmp_path / "redis") as server:
         pod = PodProcess(write_config(tmp_path, exported, server.url)).until_ready()
         try:

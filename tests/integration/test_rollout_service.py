@@ -14,6 +14,7 @@ import pytest
 import redis.asyncio as aioredis
 import torch
 
+from tests.clips import rules
 from tests.integration.rollout_pod import START_S, PodProcess, TrainerEnd, make_clip, write_config
 from tests.random_models import make_student
 from xopd.config.schema import RedisSettings
@@ -62,7 +63,7 @@ class World:
         self.family.load_hub_state(self.policy, tensors)
         inputs: dict[str, Any] = {"input_ids": torch.tensor([list(prompt)])}
         if clip is not None:
-            wave = fetch_audio(clip.uri, clip.sha256, self.family.sample_rate, 30.0)
+            wave = fetch_audio(clip.uri, clip.sha256, self.family.sample_rate, rules(self.folder))
             text = self.family.tokenizer.decode(prompt)
             inputs = dict(self.family.processor(text=text, audio=[wave], sampling_rate=16000, return_tensors="pt"))
         length = inputs["input_ids"].shape[1]
@@ -203,7 +204,7 @@ async def test_versions_that_cannot_be_had(
     fine = trainer.group(world.text_prompt, version=5)
     answers = await trainer.ask(never, gone, torn, fine)
     assert [a.failure.code for a in answers[:3]] == [pb.FAILURE_CODE_POLICY_UNAVAILABLE] * 3
-    assert "SHA-256" in answers[2].failure.reason
+    assert "has 4 bytes, its manifest says" in answers[2].failure.reason
     assert _check(world, answers[3], fine, world.moved(5)) <= PARITY
     run = weights_pb2.RunInfo(protocol=PROTOCOL, run_id="another run")
     await client.set(trainer.keys.run, run.SerializeToString())

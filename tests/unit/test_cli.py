@@ -137,13 +137,13 @@ def test_check_reads_the_clips(world, tmp_path):
         item["audio"]["uri"] = str(world.parent / item["audio"]["uri"])
     manifest = tmp_path / "items.jsonl"
     manifest.write_text("".join(json.dumps(item) + "\n" for item in items))
-    sentence = first_mistake(world, f"data.manifest={manifest}")
+    sentence = first_mistake(world, f"data.manifest={manifest}", f"data.audio_roots=[{world.parent}]")
     assert "item item-00" in sentence
     assert "SHA-256" in sentence
 
 
-def first_mistake(config: Path, override: str) -> str:
-    findings = Checks(load_config(config, [override])).run()
+def first_mistake(config: Path, *overrides: str) -> str:
+    findings = Checks(load_config(config, overrides)).run()
     return next(str(finding.error) for finding in findings if finding.error is not None)
 
 

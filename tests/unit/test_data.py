@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.clips import rules
 from tests.random_models import make_tokenizer
 from xopd.data import load_items
 from xopd.data.audio import AudioError, fetch_audio
@@ -63,18 +64,18 @@ def write_clip(path, seconds=0.5, rate=16000):
 def test_clips_are_checked_decoded_and_resampled(tmp_path):
     path = tmp_path / "a.wav"
     digest = write_clip(path, rate=8000)
-    samples = fetch_audio(str(path), digest, 16000, 30.0)
+    samples = fetch_audio(str(path), digest, 16000, rules(tmp_path))
     assert samples.dtype == np.float32
     assert len(samples) == 8000
     with pytest.raises(AudioError, match="SHA-256"):
-        fetch_audio(str(path), "0" * 64, 16000, 30.0)
+        fetch_audio(str(path), "0" * 64, 16000, rules(tmp_path))
     with pytest.raises(AudioError, match="lasts"):
-        fetch_audio(str(path), digest, 16000, 0.1)
+        fetch_audio(str(path), digest, 16000, rules(tmp_path, max_seconds=0.1))
     with pytest.raises(AudioError, match="cannot be read"):
-        fetch_audio(str(tmp_path / "b.wav"), digest, 16000, 30.0)
+        fetch_audio(str(tmp_path / "b.wav"), digest, 16000, rules(tmp_path))
     path.write_text("no audio")
     with pytest.raises(AudioError, match="not audio"):
-        fetch_audio(str(path), hashlib.sha256(b"no audio").hexdigest(), 16000, 30.0)
+        fetch_audio(str(path), hashlib.sha256(b"no audio").hexdigest(), 16000, rules(tmp_path))
 
 
 def test_vocabularies_are_told_apart_by_name():

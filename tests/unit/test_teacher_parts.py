@@ -24,8 +24,8 @@ from tests.random_models import make_teacher
 from xopd.config.schema import TeacherSettings
 from xopd.data.vocabulary import fingerprint_vocabulary
 from xopd.errors import UserError
-from xopd.scoring import ScoringError
-from xopd.scoring.answers import read_scores
+from xopd.scoring import BadAnswerError
+from xopd.scoring.answers import read_generated, read_scores
 from xopd.scoring.client import _parts
 from xopd.scoring.pods import parse_endpoint
 from xopd.v1 import teacher_pb2 as pb
@@ -77,6 +77,7 @@ def score_request(prompt=(1, 2), responses=((3,),), **fields):
         (score_request(responses=((2,) * 40,) * 2), "INVALID_ARGUMENT", "(tokens) is 82; the limit is 80"),
         (score_request(top_k=9), "INVALID_ARGUMENT", "top_k is 9; the limit is 8"),
         (score_request(top_k=-1), "INVALID_ARGUMENT", "top_k is -1"),
+        (score_request(request_id="r" * 513), "INVALID_ARGUMENT", "request_id (characters) is 513"),
         (score_request(protocol=0), "INVALID_ARGUMENT", "protocol is missing"),
         (score_request(protocol=2), "FAILED_PRECONDITION", "speaks protocol 2"),
         (score_request(vocabulary_fingerprint="f" * 64), "FAILED_PRECONDITION", "the caller's vocabulary (ffff"),
@@ -215,9 +216,9 @@ async def test_an_engine_that_breaks_does_not_end_the_loop(engine: TransformersE
         assert held.batcher.failures_in_a_row == 0
 
 
-def answer(logprobs=((-0.5,),), request_id="r", **fields):
+def answer(logprobs=((-0.5,),), request_id="r", model="m", seconds=0.0, **fields):
     scores = [pb.ResponseLogprobs(logprobs=values, **fields) for values in logprobs]
-    return pb.ScoreResponse(request_id=request_id, scores=scores)
+    return pb.ScoreResponse(request_id=request_id, scores=scores, model=model, queue_seconds=seconds)
 
 
 @pytest.mark.parametrize(
@@ -229,19 +230,46 @@ def answer(logprobs=((-0.5,),), request_id="r", **fields):
         (answer(logprobs=((float("nan"),),)), "nan cannot be a log-probability"),
         (answer(logprobs=((float("-inf"),),)), "-inf cannot be a log-probability"),
         (answer(logprobs=((0.5,),)), "0.5 cannot be a log-probability"),
+        (answer(logprobs=()), "1 responses were sent, 0 scores came"),
+        (answer(logprobs=((),)), "1 log-probabilities were wanted, 0 came"),
         (answer(top_token_ids=[1]), "0 top tokens were asked for, 1 came"),
+        (answer(model="other"), "'other' answered, the pod says that it serves 'm'"),
+        (answer(seconds=float("nan")), "took a time that is none"),
     ],
 )
 def test_impossible_answers_are_refused(response: pb.ScoreResponse, words: str) -> None:
-    with pytest.raises(ScoringError, match=words):
-        read_scores(score_request(request_id="r"), response)
+    with pytest.raises(BadAnswerError, match=words):
+        read_scores(score_request(request_id="r"), response, "m")
+
+
+def test_a_top_token_below_zero_is_refused() -> None:
+    response = answer(((-1.0,),), top_token_ids=[-1], top_logprobs=[-1], tail_logprobs=[-4])
+    with pytest.raises(BadAnswerError, match="token id -1"):
+        read_scores(score_request(request_id="r", top_k=1), response, "m")
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "logprobs", "words"),
+    [
+        ([], [], "at most 3 tokens were asked for, 0 came"),
+        ([1] * 4, [-1.0] * 4, "at most 3 tokens were asked for, 4 came"),
+        ([1, 9], [-1.0] * 2, "outside the vocabulary of 9"),
+        ([1, -2], [-1.0] * 2, "outside the vocabulary of 9"),
+        ([1, 2], [-1.0], "2 log-probabilities were wanted, 1 came"),
+        ([1], [float("nan")], "nan cannot be a log-probability"),
+    ],
+)
+def test_impossible_generations_are_refused(token_ids, logprobs, words) -> None:
+    response = pb.GenerateResponse(token_ids=token_ids, logprobs=logprobs)
+    with pytest.raises(BadAnswerError, match=words):
+        read_generated(pb.GenerateRequest(max_new_tokens=3), response, 9)
 
 
 def test_a_top_k_answer_has_rows_of_k() -> None:
     response = answer(
         ((-1.0, -2.0),), top_token_ids=[1, 2, 3, 4], top_logprobs=[-1, -2, -1, -3], tail_logprobs=[-4, -5]
     )
-    score = read_scores(score_request(responses=((3, 4),), request_id="r", top_k=2), response)[0]
+    score = read_scores(score_request(responses=((3, 4),), request_id="r", top_k=2), response, "m")[0]
     assert score.top_token_ids.tolist() == [[1, 2], [3, 4]]
     assert score.tail_logprobs.tolist() == [-4.0, -5.0]
 

@@ -1,4 +1,4 @@
-"""`xopd data stats`: what a manifest holds."""
+"""`xopd data stats`: what a manifest holds, and which of its clips a run would refuse."""
 
 from __future__ import annotations
 
@@ -17,15 +17,43 @@ def _group() -> None:
 
 
 @app.command("stats", help="Count a manifest's items by split and kind, and the seconds of audio.")
-def stats(manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="An items.jsonl.")]) -> None:
-    """Print one row a split and kind."""
+def stats(
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="An items.jsonl.")],
+    clips: Annotated[
+        bool, typer.Option("--clips", help="Read every clip, and name those that a run would refuse.")
+    ] = False,
+    root: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder or URI below which clips may lie (data.audio_roots); by default the manifest's."),
+    ] = None,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip (data.max_audio_seconds).")] = 30.0,
+) -> None:
+    """Print one row a split and kind; with `--clips` also the bad ones, and then fail if there are any."""
+    from pydantic import ValidationError
     from rich.console import Console
     from rich.table import Table
 
+    from xopd.cli.clips import bad_clips
     from xopd.cli.show import count, duration
+    from xopd.config.schema import DataSettings
     from xopd.data import load_items
+    from xopd.data.audio import AudioRules
+    from xopd.errors import UserError
 
-    items = load_items(manifest)
+    schemes = sorted({"file", *(place.partition("://")[0] for place in root or () if "://" in place)})
+    try:
+        settings = DataSettings.model_validate(
+            {
+                "manifest": str(manifest),
+                "audio_roots": root or [],
+                "uri_schemes": schemes,
+                "max_audio_seconds": max_seconds,
+            }
+        )
+    except ValidationError as error:
+        raise UserError(f"xopd data stats: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+    rules = AudioRules.of(settings)
+    items = load_items(manifest, rules.places)
     counts = Counter((item.split, item.kind, item.family) for item in items)
     seconds: Counter[tuple[str, str, str]] = Counter()
     longest: dict[tuple[str, str, str], float] = {}
@@ -47,4 +75,13 @@ def stats(manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="An 
         table.add_row(*key, count(counts[key]), duration(seconds[key]), duration(longest[key]))
     table.add_section()
     table.add_row("all", "", "", count(len(items)), duration(sum(seconds.values())), duration(max(longest.values())))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    if clips:
+        bad = 0
+        for item, fault in bad_clips(items, rules):
+            bad += 1
+            console.print(f"item {item.id}: {fault}", markup=False, soft_wrap=True)
+        if bad:
+            raise UserError(f"{manifest}: {bad} of {len(items)} clips would be refused; take those items out.")
+        console.print(f"all {len(items):,} clips can be used")

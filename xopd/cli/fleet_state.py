@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from xopd.streams.embedded import HOST
 from xopd.streams.keys import Keys
 from xopd.streams.work import FIELD
 from xopd.v1 import weights_pb2 as pb
-from xopd.wire import WireError, decode
+from xopd.wire import WireError, decode_pod_status, decode_run_info, decode_weight_manifest
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ async def read_fleet(settings: RedisSettings) -> FleetState:
         raw_run: Any = await client.get(keys.run)
         pods = []
         async for key in client.scan_iter(match=keys.pods_pattern):
-            pod = _decoded(pb.PodStatus, await client.get(key))
+            pod = _decoded(decode_pod_status, await client.get(key))
             if pod is not None:
                 pods.append(pod)
         newest: Any = await client.xrevrange(keys.weights, count=1)
-        manifest = _decoded(pb.WeightManifest, newest[0][1].get(FIELD)) if newest else None
+        manifest = _decoded(decode_weight_manifest, newest[0][1].get(FIELD)) if newest else None
         prompts = int(await client.xlen(keys.prompts))
         trajectories = int(await client.xlen(keys.trajectories))
         dead = int(await client.xlen(keys.dead))
@@ -57,7 +58,7 @@ async def read_fleet(settings: RedisSettings) -> FleetState:
         await client.aclose()
     version = -1 if manifest is None else manifest.version
     ordered = sorted(pods, key=lambda pod: pod.pod_id)
-    return FleetState(time.time(), _decoded(pb.RunInfo, raw_run), ordered, prompts, trajectories, dead, version)
+    return FleetState(time.time(), _decoded(decode_run_info, raw_run), ordered, prompts, trajectories, dead, version)
 
 
 def redis_of_run(run: Path) -> str:
@@ -73,10 +74,10 @@ def redis_of_run(run: Path) -> str:
     return f"redis://{HOST}:{int(port)}/0"
 
 
-def _decoded(kind: type[Any], data: Any) -> Any:
+def _decoded(decoder: Callable[[bytes], Any], data: Any) -> Any:
     if not isinstance(data, bytes):
         return None
     try:
-        return decode(kind, data)
+        return decoder(data)
     except WireError:
         return None

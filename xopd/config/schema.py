@@ -14,7 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from xopd.config.doors import SecuritySettings
 from xopd.config.redis import RedisSettings
 from xopd.config.section import Fraction, NonNegativeInt, Port, PositiveFloat, PositiveInt, Range, Section
+from xopd.wire.limits import MAX_GROUP_TOKENS, MAX_RESPONSE_TOKENS, MAX_RESPONSES, MIB
 
+UriScheme = Literal["file", "s3", "gs", "abfs", "https", "http"]
 Method = Literal["xopd", "gkd", "sft", "offline_kd"]
 OBJECTIVE_OPTIONS: dict[str, tuple[Method, ...]] = {
     "advantage_clamp": ("xopd",),
@@ -61,6 +63,27 @@ class DataSettings(Section):
     eval_split: str = Field("test", description="Items with this `split` are evaluated before and after.")
     dev_split: str = Field("dev", description="Items with this `split` are evaluated while training.")
     max_audio_seconds: PositiveFloat = Field(30.0, description="Longer clips are refused.")
+    max_audio_bytes: PositiveInt = Field(64 * MIB, description="Larger files of audio are refused (bytes).")
+    uri_schemes: Annotated[list[UriScheme], Field(min_length=1)] = Field(
+        ["file"],
+        description="How audio may be named: `file` is a path of the machine itself; the others are read with fsspec,"
+        " each with its own package.",
+    )
+    audio_roots: list[str] = Field(
+        default_factory=list,
+        description="Absolute folders and URIs below which clips must lie, after links are followed; nothing else is"
+        " read, whoever asks for it. Empty: the manifest's folder.",
+    )
+
+    @model_validator(mode="after")
+    def _roots_are_absolute(self) -> DataSettings:
+        for root in self.audio_roots:
+            scheme, uri, _ = root.rpartition("://")
+            if not uri and not root.startswith("/"):
+                raise ValueError(f"audio_roots holds {root!r}; give an absolute folder, or a URI")
+            if uri and scheme not in self.uri_schemes:
+                raise ValueError(f"audio_roots holds {root!r}, whose scheme is not among uri_schemes")
+        return self
 
 
 class StudentSettings(Section):
@@ -145,7 +168,7 @@ class ObjectiveSettings(Section):
     lambda_: Fraction = Field(
         0.5, alias="lambda", description="Weight of the speech-conditioned loss: 0 is text-only, 1 is speech-only."
     )
-    samples: PositiveInt = Field(
+    samples: Annotated[int, Field(ge=1, le=MAX_RESPONSES)] = Field(
         4, description="N: responses sampled for each item and modality; `sft` and `offline_kd` have one."
     )
     aggregation: Literal["token_mean", "sequence_mean"] = Field(
@@ -208,7 +231,9 @@ class SamplingSettings(Section):
     """How training responses are sampled. Top-p and top-k are not settings: they would bias the ratio."""
 
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature; the objective assumes 1.")
-    max_new_tokens: PositiveInt = Field(48, description="Longest response (tokens, end-of-turn included).")
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_RESPONSE_TOKENS)] = Field(
+        48, description="Longest response (tokens, end-of-turn included)."
+    )
 
 
 class OptimiserSettings(Section):
@@ -271,7 +296,9 @@ class EvalSettings(Section):
         description="Items of the dev split answered at temperature 1 and scored by the teacher at each evaluation, so"
         " that the signals of all methods can be compared; 0: none.",
     )
-    max_new_tokens: PositiveInt = Field(48, description="Longest answer (tokens).")
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_RESPONSE_TOKENS)] = Field(
+        48, description="Longest answer (tokens)."
+    )
     bounds: str | None = Field(
         None, description="JSON file of known bounds, such as the information ceiling; copied into the report."
     )
@@ -358,5 +385,11 @@ class Config(BaseSettings):
             raise ValueError(
                 f"sampling.max_new_tokens ({self.sampling.max_new_tokens}) must be below rollout.max_model_len"
                 f" ({self.rollout.max_model_len}): the prompt needs room"
+            )
+        if self.objective.samples * self.sampling.max_new_tokens > MAX_GROUP_TOKENS:
+            raise ValueError(
+                "objective.samples x sampling.max_new_tokens is"
+                f" {self.objective.samples * self.sampling.max_new_tokens:,} tokens; at most {MAX_GROUP_TOKENS:,}"
+                " travel in one message"
             )
         return self

@@ -1,9 +1,16 @@
-"""Fetch a clip by URI, check it by hash, and decode it."""
+"""Fetch a clip by URI, check it, and decode it.
+
+Refused before anything is decoded: a URI that may not be followed, too many bytes, another hash, a header that tells of
+too long a clip. Then: what is cut short, holds NaN, or is silent. docs/INPUT.md lists it all.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import fsspec
 import numpy as np
@@ -11,40 +18,160 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from xopd.config.schema import DataSettings
+from xopd.data.places import PlaceError, Places, is_local
+
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+"""Sample rates that are resampled to the model's own (Hz); others tell of a broken header."""
+MOST_CHANNELS = 2
+"""Stereo is mixed down to its mean. More channels have no such rule: beams of an array would cancel each other."""
+SILENCE_PEAK = 1e-3
+"""A clip whose loudest sample stays below it (-60 dBFS, 33 steps of 16 bits) carries no instruction."""
+LOUDEST_PEAK = 16.0
+"""A float file may pass full scale (1.0) by a little; beyond this its samples are in another unit."""
+MISSING_SECONDS = 0.1
+"""A clip that decodes to this much less than its header says is cut short; compressed headers may be off by less."""
+UNKNOWN_SIZES = (0, 0xFFFFFFFF)
+"""What a WAV file written to a pipe has in the place of its size."""
+
+Reason = Literal["place", "missing", "size", "hash", "format", "length", "samples", "silent"]
+REASONS: tuple[Reason, ...] = ("place", "missing", "size", "hash", "format", "length", "samples", "silent")
+
 
 class AudioError(ValueError):
-    """A clip that cannot be used; the text names its URI and what is wrong."""
+    """A clip that cannot be used; the text names its URI and what is wrong, `reason` the kind of fault."""
+
+    def __init__(self, reason: Reason, uri: str, fault: str) -> None:
+        """Hold the reason; `fault` is a clause whose subject is the clip."""
+        super().__init__(f"audio {uri}: {fault}")
+        self.reason = reason
 
 
-def fetch_audio(uri: str, sha256: str, sample_rate: int, max_seconds: float) -> NDArray[np.float32]:
+@dataclass(frozen=True)
+class AudioRules:
+    """What clips are accepted."""
+
+    places: Places
+    max_seconds: float
+    max_bytes: int
+
+    @classmethod
+    def of(cls, settings: DataSettings) -> AudioRules:
+        """The rules that a configuration sets; without roots of its own, clips lie below the manifest's folder."""
+        roots = settings.audio_roots or [str(Path(settings.manifest).parent.resolve())]
+        places = Places.below(roots, settings.uri_schemes)
+        return cls(places, settings.max_audio_seconds, settings.max_audio_bytes)
+
+
+@dataclass(frozen=True)
+class AudioHeader:
+    """What a file says of itself."""
+
+    frames: int
+    rate: int
+    channels: int
+
+    @property
+    def seconds(self) -> float:
+        """Length of the clip."""
+        return self.frames / self.rate
+
+
+def fetch_audio(uri: str, sha256: str, sample_rate: int, rules: AudioRules) -> NDArray[np.float32]:
     """Read, check and decode one clip.
 
     Args:
         uri: fsspec URI or path of an audio file.
         sha256: hash of the file's bytes, lower-case hex.
         sample_rate: rate wanted (Hz); other rates are resampled.
-        max_seconds: longer clips are refused.
+        rules: what is accepted.
 
     Returns:
-        Mono samples in [-1, 1], shape [samples], float32.
+        Mono samples, full scale 1.0, shape [samples], float32, finite.
 
     Raises:
-        AudioError: if the file is missing, has another hash, is not audio, is empty or too long.
+        AudioError: if the clip cannot be used.
     """
-    try:
-        with fsspec.open(uri, "rb") as file:
-            data: bytes = file.read()
-    except (OSError, ValueError) as error:
-        raise AudioError(f"audio {uri}: cannot be read ({error})") from None
+    data = read_clip(uri, rules)
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise AudioError(f"audio {uri}: has SHA-256 {found[:12]}…, its item says {sha256[:12]}…")
+        raise AudioError("hash", uri, f"has SHA-256 {found[:12]}…, its item says {sha256[:12]}…")
+    return decode_audio(data, uri, sample_rate, rules.max_seconds)
+
+
+def read_clip(uri: str, rules: AudioRules) -> bytes:
+    """The bytes of a clip, from an allowed place and within the allowed size. Raises AudioError."""
     try:
-        samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"audio {uri}: is not audio that can be decoded ({error})") from None
-    seconds = len(samples) / rate
-    if not 0 < seconds <= max_seconds:
-        raise AudioError(f"audio {uri}: lasts {seconds:.1f} s; between 0 and {max_seconds:g} s are allowed")
+        place = rules.places.check(uri)
+    except PlaceError as error:
+        raise AudioError("place", uri, str(error)) from None
+    try:
+        # A pipe or a device has no end, and opening one may take for ever.
+        if is_local(place) and Path(place).exists() and not Path(place).is_file():
+            raise OSError("it is no file")
+        with fsspec.open(place, "rb") as file:
+            data: bytes = file.read(rules.max_bytes + 1)
+    except Exception as error:  # each kind of store has its own errors
+        raise AudioError("missing", uri, f"cannot be read ({_first_line(error)})") from None
+    if len(data) > rules.max_bytes:
+        raise AudioError("size", uri, f"has more than {rules.max_bytes:,} bytes (data.max_audio_bytes)")
+    return data
+
+
+def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) -> NDArray[np.float32]:
+    """Decode the bytes of a clip; `uri` is named in errors. Returns and raises as `fetch_audio` does."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            header = AudioHeader(file.frames, file.samplerate, file.channels)
+            check_header(header, uri, max_seconds)
+            samples = file.read(header.frames, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, AudioError):
+            raise
+        raise AudioError("format", uri, f"is not audio that can be decoded ({_first_line(error)})") from None
+    missing = header.seconds - len(samples) / header.rate
+    if missing > MISSING_SECONDS or _container_is_cut(data):
+        raise AudioError("format", uri, "is cut short: its header tells of more than there is")
+    if not np.isfinite(samples).all():
+        raise AudioError("samples", uri, "holds samples that are NaN or infinite")
     mono: NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)
-    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate).astype(np.float32)
+    peak = float(np.abs(mono).max(initial=0.0))
+    if peak > LOUDEST_PEAK:
+        raise AudioError("samples", uri, f"has a sample of {peak:.3g}; full scale is 1")
+    if peak < SILENCE_PEAK:
+        raise AudioError("silent", uri, f"is silent: its loudest sample is {peak:.1g} of full scale")
+    return mono if header.rate == sample_rate else soxr.resample(mono, header.rate, sample_rate).astype(np.float32)
+
+
+def check_header(header: AudioHeader, uri: str, max_seconds: float) -> None:
+    """Hold a file's header against the rules, before anything is decoded. Raises AudioError."""
+    if not LOWEST_RATE <= header.rate <= HIGHEST_RATE:
+        allowed = f"{LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz are resampled"
+        raise AudioError("format", uri, f"has a sample rate of {header.rate:,} Hz; {allowed}")
+    if not 1 <= header.channels <= MOST_CHANNELS:
+        raise AudioError("format", uri, f"has {header.channels} channels; mono and stereo are taken")
+    if not 0 < header.seconds <= max_seconds:
+        allowed = f"more than 0 and at most {max_seconds:g} s are allowed (data.max_audio_seconds)"
+        raise AudioError("length", uri, f"lasts {header.seconds:.1f} s; {allowed}")
+
+
+def read_header(path: Path) -> AudioHeader:
+    """The header of a local file. Raises AudioError if it is no audio."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            return AudioHeader(file.frames, file.samplerate, file.channels)
+    except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
+        raise AudioError("format", str(path), f"is not audio that can be decoded ({_first_line(error)})") from None
+
+
+def _container_is_cut(data: bytes) -> bool:
+    """Whether a WAV or AIFF file ends before its header says; libsndfile reads what is there without a word."""
+    orders: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
+    if data[:4] not in orders:
+        return False
+    size = int.from_bytes(data[4:8], orders[data[:4]])
+    return size not in UNKNOWN_SIZES and size + 8 > len(data)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

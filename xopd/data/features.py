@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from xopd.data.audio import fetch_audio
+from xopd.data.audio import AudioRules, fetch_audio
 from xopd.families.base import AudioEncoder
 
 
@@ -27,11 +27,11 @@ class FeatureCache:
         folder: str | Path,
         encoder: AudioEncoder,
         sample_rate: int,
-        max_seconds: float,
+        rules: AudioRules,
         in_memory: int = 4096,
         one_by_one: bool = False,
     ) -> None:
-        """Keep files under `folder` and the newest `in_memory` clips in memory.
+        """Keep files under `folder` and the newest `in_memory` clips in memory; clips must satisfy `rules`.
 
         With `one_by_one` a clip's features do not depend, in their last bits, on the clips encoded with it.
         """
@@ -40,7 +40,7 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.encoder = encoder
         self.sample_rate = sample_rate
-        self.max_seconds = max_seconds
+        self.rules = rules
         self.in_memory = in_memory
         self.one_by_one = one_by_one
         self.encoded = 0
@@ -60,7 +60,7 @@ class FeatureCache:
         found = {sha256: self._recall(sha256) for _, sha256 in clips}
         missing = {sha256: uri for uri, sha256 in clips if found[sha256] is None}
         if missing:
-            waves = [fetch_audio(uri, sha256, self.sample_rate, self.max_seconds) for sha256, uri in missing.items()]
+            waves = [fetch_audio(uri, sha256, self.sample_rate, self.rules) for sha256, uri in missing.items()]
             batches = [[wave] for wave in waves] if self.one_by_one else [waves]
             found_now = [encoded for batch in batches for encoded in self.encoder.encode(batch)]
             for sha256, encoded in zip(missing, found_now, strict=True):

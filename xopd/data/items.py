@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from xopd.data.places import PlaceError, Places, is_local
 from xopd.errors import UserError
+from xopd.wire.limits import MAX_ITEM_ID_CHARACTERS, MAX_URI_CHARACTERS
+
+MAX_LINE = 2**20
+"""Longest line of a manifest (characters)."""
 
 
 class AudioFile(BaseModel):
@@ -17,11 +22,11 @@ class AudioFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    uri: str = Field(min_length=1)
+    uri: str = Field(min_length=1, max_length=MAX_URI_CHARACTERS)
     """fsspec URI or path; relative ones start at the manifest's folder."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """Hash of the file's bytes."""
-    seconds: Annotated[float, Field(gt=0)]
+    seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     sample_rate: Annotated[int, Field(gt=0)]
 
 
@@ -30,7 +35,7 @@ class Item(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(min_length=1)
+    id: str = Field(min_length=1, max_length=MAX_ITEM_ID_CHARACTERS)
     kind: Literal["task", "retention"] = "task"
     """`retention` items ask what only hearing can tell; they are evaluated, never trained on."""
     family: str
@@ -49,6 +54,13 @@ class Item(BaseModel):
     """Further reference responses by the name of their style, such as `foreign`: targets of supervised baselines."""
     meta: dict[str, Any] = Field(default_factory=dict)
 
+    @field_validator("id")
+    @classmethod
+    def _printable(cls, value: str) -> str:
+        if not value.isprintable():
+            raise ValueError("holds a control character")
+        return value
+
     @model_validator(mode="after")
     def _tasks_have_text(self) -> Item:
         if self.kind == "task" and not self.text:
@@ -56,40 +68,68 @@ class Item(BaseModel):
         return self
 
 
-def load_items(manifest: str | Path) -> list[Item]:
+def load_items(manifest: str | Path, places: Places | None = None) -> list[Item]:
     """Read a manifest; audio URIs come back absolute.
+
+    Args:
+        manifest: an items.jsonl.
+        places: where clips may lie; by default below the manifest's folder.
 
     Raises:
         UserError: naming the file, line, field and item id of the first mistake.
     """
     path = Path(manifest)
+    places = places or Places.below([str(path.parent.resolve())])
     items: list[Item] = []
     first_line: dict[str, int] = {}
     for number, line in _lines(path):
         where = f"{path}:{number}"
-        try:
-            raw = json.loads(line)
-            item = Item.model_validate(raw)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: is not JSON ({error.msg}); write one item a line.") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "item"
-            name = raw.get("id", "without id") if isinstance(raw, dict) else "without id"
-            raise UserError(f"{where}: item {name}: `{field}`: {first['msg']}; correct the line.") from None
+        item = _parse(line, where)
         if item.id in first_line:
             raise UserError(f"{where}: item {item.id} stands already on line {first_line[item.id]}; remove one.")
         first_line[item.id] = number
-        items.append(item.model_copy(update={"audio": _absolute(item.audio, path.parent)}))
+        uri = item.audio.uri if _is_absolute(item.audio.uri) else str(path.parent.resolve() / item.audio.uri)
+        try:
+            found = places.check(uri)
+        except PlaceError as error:
+            raise UserError(
+                f"{where}: item {item.id}: `audio.uri` {item.audio.uri!r}: {error}; move the clip, or name its folder"
+                " in data.audio_roots."
+            ) from None
+        items.append(item.model_copy(update={"audio": item.audio.model_copy(update={"uri": found})}))
     if not items:
         raise UserError(f"{path}: holds no items; build the dataset first.")
     return items
 
 
+def _parse(line: str, where: str) -> Item:
+    try:
+        raw = json.loads(line)
+        # Half of a surrogate pair is JSON, and no text: it could not be sent or shown.
+        json.dumps(raw, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: is not JSON ({error.msg}); write one item a line.") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: is not JSON that can be used ({error}); write one item a line.") from None
+    try:
+        return Item.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "item"
+        name = str(raw.get("id", "without id") if isinstance(raw, dict) else "without id")
+        # Both are the line's own words: shown in one line, and not at any length.
+        shown = ("".join(c if c.isprintable() else "?" for c in text[:80]) for text in (name, field))
+        raise UserError("{}: item {}: `{}`: {}; correct the line.".format(where, *shown, first["msg"])) from None
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+            number = 0
+            while line := file.readline(MAX_LINE + 1):
+                number += 1
+                if len(line) > MAX_LINE:
+                    raise UserError(f"{path}:{number}: has more than {MAX_LINE:,} characters; write one item a line.")
                 if line.strip():
                     yield number, line
     except FileNotFoundError:
@@ -98,7 +138,5 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"{path}: cannot be read ({error}); correct `data.manifest`.") from None
 
 
-def _absolute(audio: AudioFile, base: Path) -> AudioFile:
-    if "://" in audio.uri or Path(audio.uri).is_absolute():
-        return audio
-    return audio.model_copy(update={"uri": str((base / audio.uri).resolve())})
+def _is_absolute(uri: str) -> bool:
+    return not is_local(uri) or uri.startswith(("/", "file://"))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xopd.errors import UserError
+from xopd.jsonl import NOT_JSON, read_json_lines
 
 Seconds = dict[str, float]
 """Seconds by stage: rollout, score, learn, sync, wait, and in step records total."""
@@ -269,7 +270,7 @@ def read_run(folder: str | Path) -> RunFiles:
     probes: dict[int, ProbeRecord] = {}
     evals: dict[tuple[str, int], EvalRecord] = {}
     events: list[EventRecord] = []
-    for raw in _json_lines(metrics):
+    for raw in read_json_lines(metrics):
         kind = raw.get("kind")
         if kind == "step" and (step := _lenient(StepRecord, raw)) is not None:
             steps[step.step] = step
@@ -294,26 +295,12 @@ def read_summary(path: Path) -> Summary:
     """Read a summary.json. Raises UserError if it is none."""
     try:
         return Summary.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the folder of a finished run.") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: `{where}`: {first['msg']}; it was not written by this version.") from None
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    found: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            raw = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(raw, dict):
-            found.append(raw)
-    return found
+    except (OSError, *NOT_JSON) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give the folder of a finished run.") from None
 
 
 def _lenient(kind: type[R], raw: dict[str, Any]) -> R | None:

@@ -2,6 +2,14 @@
 
 from xopd.scoring.answers import GeneratedResponse, ScoredResponse
 from xopd.scoring.client import TeacherClient
-from xopd.scoring.errors import ScoringError, TeacherUnreachableError
+from xopd.scoring.errors import BadAnswerError, ScoringError, TeacherUnreachableError, UnscorableError
 
-__all__ = ["GeneratedResponse", "ScoredResponse", "ScoringError", "TeacherClient", "TeacherUnreachableError"]
+__all__ = [
+    "BadAnswerError",
+    "GeneratedResponse",
+    "ScoredResponse",
+    "ScoringError",
+    "TeacherClient",
+    "TeacherUnreachableError",
+    "UnscorableError",
+]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xopd.scoring.errors import ScoringError
+from xopd.scoring.errors import BadAnswerError
 from xopd.v1 import teacher_pb2 as pb
 
 ABOVE_ZERO = 1e-3
@@ -37,16 +38,22 @@ class GeneratedResponse:
     logprobs: NDArray[np.float32]
 
 
-def read_scores(request: pb.ScoreRequest, response: pb.ScoreResponse) -> list[ScoredResponse]:
-    """The scores of each response of `request`, in its order.
+def read_scores(request: pb.ScoreRequest, response: pb.ScoreResponse, model: str) -> list[ScoredResponse]:
+    """The scores of each response of `request`, in its order; `model` is what the pod says that it serves.
 
     Raises:
-        ScoringError: if the answer is another request's, or is incomplete or impossible.
+        BadAnswerError: if the answer is another request's, or is incomplete or impossible.
     """
     if response.request_id != request.request_id:
-        raise ScoringError(f"asked for {request.request_id!r}, the teacher answered {response.request_id!r}")
+        raise BadAnswerError(f"asked for {request.request_id!r}, the teacher answered {response.request_id!r}")
+    if response.model != model:
+        raise BadAnswerError(
+            f"{request.request_id}: {response.model!r} answered, the pod says that it serves {model!r}"
+        )
+    if not all(0 <= seconds < math.inf for seconds in (response.queue_seconds, response.compute_seconds)):
+        raise BadAnswerError(f"{request.request_id}: took a time that is none")
     if len(response.scores) != len(request.responses):
-        raise ScoringError(
+        raise BadAnswerError(
             f"{request.request_id}: {len(request.responses)} responses were sent, {len(response.scores)} scores came"
         )
     return [
@@ -55,22 +62,28 @@ def read_scores(request: pb.ScoreRequest, response: pb.ScoreResponse) -> list[Sc
     ]
 
 
-def read_generated(request: pb.GenerateRequest, response: pb.GenerateResponse) -> GeneratedResponse:
-    """The generated response.
+def read_generated(
+    request: pb.GenerateRequest, response: pb.GenerateResponse, vocabulary_size: int
+) -> GeneratedResponse:
+    """The generated response, of tokens below `vocabulary_size`.
 
     Raises:
-        ScoringError: if it is empty, too long or impossible.
+        BadAnswerError: if it is empty, too long or impossible.
     """
     tokens = len(response.token_ids)
     if not 1 <= tokens <= request.max_new_tokens:
-        raise ScoringError(f"at most {request.max_new_tokens} tokens were asked for, {tokens} came")
+        raise BadAnswerError(f"at most {request.max_new_tokens} tokens were asked for, {tokens} came")
     token_ids = np.fromiter(response.token_ids, dtype=np.int32)
+    if token_ids.min() < 0 or token_ids.max() >= vocabulary_size:
+        raise BadAnswerError(f"a generated token id lies outside the vocabulary of {vocabulary_size}")
     return GeneratedResponse(token_ids, _logprobs("the generated response", response.logprobs, tokens))
 
 
 def _read_one(where: str, tokens: int, top_k: int, score: pb.ResponseLogprobs) -> ScoredResponse:
     if len(score.top_token_ids) != tokens * top_k:
-        raise ScoringError(f"{where}: {tokens * top_k} top tokens were asked for, {len(score.top_token_ids)} came")
+        raise BadAnswerError(f"{where}: {tokens * top_k} top tokens were asked for, {len(score.top_token_ids)} came")
+    if min(score.top_token_ids, default=0) < 0:
+        raise BadAnswerError(f"{where}: token id {min(score.top_token_ids)} is among the most probable")
     return ScoredResponse(
         _logprobs(where, score.logprobs, tokens),
         np.fromiter(score.top_token_ids, dtype=np.int32).reshape(tokens, top_k),
@@ -82,8 +95,8 @@ def _read_one(where: str, tokens: int, top_k: int, score: pb.ResponseLogprobs) -
 def _logprobs(where: str, values: Sequence[float], expected: int) -> NDArray[np.float32]:
     found = np.fromiter(values, dtype=np.float32)
     if len(found) != expected:
-        raise ScoringError(f"{where}: {expected} log-probabilities were wanted, {len(found)} came")
+        raise BadAnswerError(f"{where}: {expected} log-probabilities were wanted, {len(found)} came")
     wrong = found[~(np.isfinite(found) & (found <= ABOVE_ZERO))]
     if len(wrong):
-        raise ScoringError(f"{where}: {wrong[0]} cannot be a log-probability")
+        raise BadAnswerError(f"{where}: {wrong[0]} cannot be a log-probability")
     return found

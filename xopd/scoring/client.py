@@ -16,14 +16,21 @@ from typing import Any, TypeVar
 import grpc
 import structlog
 from numpy.typing import ArrayLike
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_all,
+)
 
 from xopd.config.schema import TeacherSettings
 from xopd.data.vocabulary import Vocabulary
 from xopd.errors import UserError
 from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generated, read_scores
 from xopd.scoring.channel import RETRY_AFTER
-from xopd.scoring.errors import ScoringError
+from xopd.scoring.errors import BadAnswerError, ScoringError, UnscorableError
 from xopd.scoring.pods import Pod, parse_endpoint
 from xopd.scoring.pool import OPEN, PodPool, describe_status
 from xopd.scoring.spans import Metadata, call_span
@@ -47,6 +54,10 @@ EJECTING = frozenset(
     }
 )
 """Failures of a pod rather than of a request: the pod is probed before it gets more work, the call tried again."""
+REFUSING = frozenset({Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED, Code.OUT_OF_RANGE})
+"""What a pod says of a request that it, and every other, will refuse again."""
+MOST_BAD_ANSWERS = 3
+"""Answers to one request that cannot be right, before it is given up: another pod may know better."""
 FIRST_BACK_OFF_S, LONGEST_BACK_OFF_S = 0.1, 5.0
 
 
@@ -60,6 +71,7 @@ class Counters:
 
     calls: int = 0
     retries: int = 0
+    bad_answers: int = 0
     scored_tokens: int = 0
     generated_tokens: int = 0
     seconds: float = 0.0
@@ -100,6 +112,8 @@ class TeacherClient:
         self.patience_s = patience_s
         self.tracer = tracer
         self.counters = Counters()
+        self.on_bad_answer: Callable[[], None] = lambda: None
+        """Called for each answer that cannot be right."""
         self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s, doors)
 
     @classmethod
@@ -158,7 +172,7 @@ class TeacherClient:
             top_k: most probable tokens wanted beside the sampled ones.
 
         Raises:
-            ScoringError: if a teacher refuses the request, or answers what cannot be right.
+            UnscorableError: if the teachers refuse the request, or answer what cannot be right.
             TeacherUnreachableError: if no teacher can be had within the patience.
         """
         if not responses:
@@ -191,7 +205,7 @@ class TeacherClient:
         """The teacher's own response; temperature 0 is greedy. The same seed gives the same response.
 
         Raises:
-            ScoringError: if a teacher refuses the request, or answers what cannot be right.
+            UnscorableError: if the teachers refuse the request, or answer what cannot be right.
             TeacherUnreachableError: if no teacher can be had within the patience.
         """
         request = pb.GenerateRequest(
@@ -204,8 +218,9 @@ class TeacherClient:
         )
 
         async def _call(pod: Pod, metadata: Metadata) -> GeneratedResponse:
+            assert pod.info is not None
             response = await pod.stub.Generate(request, timeout=self.deadline_s, metadata=metadata)
-            return read_generated(request, response)
+            return read_generated(request, response, pod.info.vocabulary_size)
 
         tokens = len(request.prompt_token_ids) + max_new_tokens
         generated = await self._on_some_pod("Generate", _call, tokens, "generate")
@@ -221,10 +236,12 @@ class TeacherClient:
 
         async def _call(pod: Pod, metadata: Metadata) -> list[ScoredResponse]:
             began = time.monotonic()
+            assert pod.info is not None
+            model = pod.info.model
             response = await pod.stub.Score(request, timeout=self.deadline_s, metadata=metadata)
+            scores = read_scores(request, response, model)
             self.counters.score_seconds += time.monotonic() - began
             self.counters.pod_seconds += response.queue_seconds + response.compute_seconds
-            scores = read_scores(request, response)
             pod.scored_tokens += tokens
             return scores
 
@@ -238,6 +255,7 @@ class TeacherClient:
         """Try `call` on one pod after the other until it succeeds, is refused, or patience and attempts are spent."""
         avoid: set[str] = set()
         tried = itertools.count()
+        bad = 0
 
         def _pause(state: RetryCallState) -> float:
             if self._pool.has_other(avoid):
@@ -247,6 +265,13 @@ class TeacherClient:
             back_off = min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (state.attempt_number - 1))
             return (back_off if hint is None else hint) * random.uniform(1.0, 1.5)
 
+        def _count_bad(pod: Pod) -> None:
+            nonlocal bad
+            bad += 1
+            avoid.add(pod.address)
+            self.counters.bad_answers += 1
+            self.on_bad_answer()
+
         async def _try() -> Response:
             async with self._pool.borrowed(tokens, avoid) as pod:
                 began = time.monotonic()
@@ -254,7 +279,14 @@ class TeacherClient:
                 try:
                     with call_span(self.tracer, method, pod.address, about) as metadata:
                         response = await call(pod, metadata)
+                except BadAnswerError as error:
+                    _count_bad(pod)
+                    # Probed before it gets more work: it may serve another model by now.
+                    self._pool.eject(pod, f"answered what cannot be right: {error}")
+                    raise
                 except grpc.aio.AioRpcError as error:
+                    if _is_own_fault(error):
+                        _count_bad(pod)
                     avoid.add(pod.address)
                     if error.code() in EJECTING:
                         self._pool.eject(pod, describe_status(error))
@@ -263,9 +295,10 @@ class TeacherClient:
                 self.counters.seconds += time.monotonic() - began
                 return response
 
+        patient = stop_all(stop_after_attempt(self.attempts), stop_after_delay(self.patience_s))
         retrying = AsyncRetrying(
             retry=retry_if_exception(_worth_another_try),
-            stop=stop_all(stop_after_attempt(self.attempts), stop_after_delay(self.patience_s)),
+            stop=lambda state: bad >= MOST_BAD_ANSWERS or patient(state),
             wait=_pause,
             before_sleep=self._count_retry,
             reraise=True,
@@ -275,21 +308,28 @@ class TeacherClient:
         except grpc.aio.AioRpcError as error:
             tries = retrying.statistics.get("attempt_number", 1)
             again = f" after {tries} tries" if tries > 1 else ""
-            raise ScoringError(f"{what}: the teacher failed it{again} ({describe_status(error)})") from None
+            kind = UnscorableError if error.code() in REFUSING or _is_own_fault(error) else ScoringError
+            raise kind(f"{what}: the teacher failed it{again} ({describe_status(error)})") from None
 
     def _count_retry(self, state: RetryCallState) -> None:
         self.counters.retries += 1
 
 
 def _worth_another_try(error: BaseException) -> bool:
+    if isinstance(error, BadAnswerError):
+        return True
     if not isinstance(error, grpc.aio.AioRpcError):
         return False
     details = error.details() or ""
     if error.code() is Code.RESOURCE_EXHAUSTED:
         # The same status means "the message is too large", which it will be again.
         return "larger than max" not in details
-    # INTERNAL is the service's own word for a broken answer, and gRPC's for a connection cut by a proxy.
-    return error.code() in EJECTING or (error.code() is Code.INTERNAL and "RST_STREAM" in details)
+    return error.code() in EJECTING or error.code() is Code.INTERNAL
+
+
+def _is_own_fault(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a pod says that its answer would be wrong, such as NaN; gRPC uses the code for a cut connection, too."""
+    return error.code() is Code.INTERNAL and "RST_STREAM" not in (error.details() or "")
 
 
 def _retry_after(error: BaseException | None) -> float | None:

@@ -79,10 +79,10 @@ class Pod:
         most = MOST_BATCHES * self.info.limits.max_tokens_per_request
         return self.requests == 0 or (self.requests < MOST_REQUESTS and self.tokens + tokens <= most)
 
-    def take_info(self, info: pb.InfoResponse, student: Vocabulary | None) -> None:
-        """Admit the pod, or note why it must not be used."""
+    def take_info(self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None) -> None:
+        """Admit the pod, or note why it must not be used: it must have the student's vocabulary, and serve `model`."""
         self.info = info
-        self.refusal = self._refusal(info, student)
+        self.refusal = self._refusal(info, student, model)
         self.admitted = self.refusal is None
         self.problem = self.refusal or ""
 
@@ -101,11 +101,15 @@ class Pod:
             "scored_tokens": self.scored_tokens,
         }
 
-    def _refusal(self, info: pb.InfoResponse, student: Vocabulary | None) -> str | None:
+    def _refusal(self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None) -> str | None:
         if info.protocol < PROTOCOL:
             return f"speaks protocol {info.protocol}, this side {PROTOCOL}: upgrade it"
         difference = describe_difference(student, vocabulary_from(info)) if student is not None else None
-        return f"{difference}; serve a teacher with the student's vocabulary" if difference else None
+        if difference:
+            return f"{difference}; serve a teacher with the student's vocabulary"
+        if model is not None and info.model != model:
+            return f"serves {info.model}, this run's teacher is {model}: serve that one, or start anew"
+        return None
 
 
 def open_pod(endpoint: Endpoint, host: str, port: int, doors: Doors) -> Pod:

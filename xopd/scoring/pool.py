@@ -2,6 +2,7 @@
 
 Invariants:
 - A pod takes calls only after it answered Info with the right vocabulary, and again only so after each failure.
+- All pods serve one model, from the first that was admitted on: a run has one teacher.
 - A pod that a name no longer points to is finished, not cut off.
 - Nobody waits for a pod longer than the patience.
 """
@@ -48,6 +49,8 @@ class PodPool:
         self.doors = doors
         self.patience_s = patience_s
         self.student: Vocabulary | None = None
+        self.model: str | None = None
+        """What every pod must serve: the model of the first that was admitted with the student's vocabulary."""
         self._pods: dict[tuple[str, int], Pod] = {}
         self._lookup_problems: dict[Endpoint, str] = dict.fromkeys(endpoints, "not looked up yet")
         self._changed = asyncio.Condition()
@@ -116,13 +119,13 @@ class PodPool:
         """From now on admit only pods with this vocabulary; returns once the pods have been asked.
 
         Raises:
-            UserError: if a pod has another one, naming the difference.
+            UserError: if a pod has another one, naming the difference, or if two serve different models.
             TeacherUnreachableError: if none answers within the patience.
         """
         self.student = student
         for pod in self.pods:
             if pod.info is not None and pod.admitted:
-                pod.take_info(pod.info, student)
+                self._take_info(pod, pod.info)
         began = time.monotonic()
         async with self._changed:
             while True:
@@ -165,6 +168,11 @@ class PodPool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):  # not wait_for, which in Python 3.11 can lose a cancellation
                 await self._changed.wait()
+
+    def _take_info(self, pod: Pod, info: pb.InfoResponse) -> None:
+        pod.take_info(info, self.student, self.model)
+        if pod.admitted and self.student is not None and self.model is None:
+            self.model = info.model
 
     def problems(self) -> str:
         """Why names and pods cannot be used, as one clause."""
@@ -223,7 +231,7 @@ class PodPool:
             else:
                 # A failure during the probe counts: the answer may be older than it.
                 if not failed.is_set():
-                    pod.take_info(info, self.student)
+                    self._take_info(pod, info)
             async with self._changed:
                 self._changed.notify_all()
             if pod.admitted:

@@ -6,14 +6,15 @@ the work not yet done. A server that comes back empty costs nothing but the entr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
-FIELD = b"p"
+from xopd.streams.dead import FIELD as FIELD
+from xopd.streams.dead import DeadLetters
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,21 @@ class WorkStream:
         pipe.xack(self.key, self.group, *entry_ids)
         pipe.xdel(self.key, *entry_ids)
 
-    async def answer(self, entry_id: bytes, reply_key: str, reply: bytes) -> None:
-        """Append `reply` to another stream and acknowledge the entry, both or neither."""
+    async def bury(self, claim: Claim, dead: DeadLetters, reason: str) -> None:
+        """Make the entry a dead letter and acknowledge it, both or neither."""
+        pipe = self.client.pipeline(transaction=True)
+        dead.add_in(pipe, self.key, claim.data, reason)
+        self.acknowledge_in(pipe, [claim.entry_id])
+        await pipe.execute()
+
+    async def answer(
+        self, entry_id: bytes, reply_key: str, reply: bytes, also: Callable[[Any], None] | None = None
+    ) -> None:
+        """Append `reply` to another stream, acknowledge the entry, and do what `also` adds: all or nothing."""
         pipe = self.client.pipeline(transaction=True)
         pipe.xadd(reply_key, {FIELD: reply})
+        if also is not None:
+            also(pipe)
         self.acknowledge_in(pipe, [entry_id])
         await pipe.execute()
 

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis.asyncio as aioredis
 
+from xopd.streams.dead import FIELD, DeadLetters
 from xopd.streams.keys import Keys
-from xopd.streams.work import FIELD
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights.store import WeightsUnavailableError
-from xopd.wire import WireError, decode
+from xopd.wire import NewerProtocolError, WireError, decode_weight_manifest
 
 
 class WeightAnnouncements:
     """Publish and find manifests."""
 
-    def __init__(self, client: aioredis.Redis, keys: Keys, keep: int = 8) -> None:
-        """Use the stream `keys.weights`, holding about `keep` manifests."""
+    def __init__(self, client: aioredis.Redis, keys: Keys, keep: int = 8, dead: DeadLetters | None = None) -> None:
+        """Use the stream `keys.weights`, holding `keep` manifests; readers move what is none of them to `dead`."""
         self.client = client
         self.key = keys.weights
         self.keep = keep
+        self.dead = dead
+        self.on_unreadable: Callable[[], None] = lambda: None
+        """Called for an entry that this reader has moved to the dead letters."""
 
     async def publish(self, manifest: pb.WeightManifest) -> None:
         """Announce a version whose bytes are in the store already."""
@@ -32,10 +36,14 @@ class WeightAnnouncements:
         """The newest announced version of `run_id` within [oldest, newest], or None."""
         best: pb.WeightManifest | None = None
         entries: Any = await self.client.xrevrange(self.key)
-        for _, fields in entries or []:
+        for entry_id, fields in entries or []:
+            data = fields.get(FIELD, b"")
             try:
-                manifest = decode(pb.WeightManifest, fields.get(FIELD, b""))
-            except WireError:
+                manifest = decode_weight_manifest(data)
+            except NewerProtocolError:
+                continue  # newer pods beside this one need it
+            except WireError as error:
+                await self._discard(entry_id, data, str(error))
                 continue
             fits = manifest.run_id == run_id and oldest <= manifest.version <= newest
             if fits and (best is None or manifest.version > best.version):
@@ -58,3 +66,9 @@ class WeightAnnouncements:
                     f"no weight version {oldest} to {newest} was announced within {timeout_s:g} s"
                 )
             await asyncio.sleep(0.02)
+
+    async def _discard(self, entry_id: bytes, data: bytes, reason: str) -> None:
+        # Of several readers only the one that removed it tells of it.
+        if self.dead is not None and await self.client.xdel(self.key, entry_id):
+            await self.dead.add(self.key, data, reason)
+            self.on_unreadable()

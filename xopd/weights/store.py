@@ -13,6 +13,8 @@ from pathlib import Path
 
 import fsspec
 
+from xopd.config import Config
+from xopd.data.places import PlaceError, Places
 from xopd.v1 import weights_pb2 as pb
 from xopd.wire import PROTOCOL
 
@@ -69,25 +71,41 @@ class WeightStore:
         )
 
 
-def fetch_weights(manifest: pb.WeightManifest) -> bytes:
+def store_uri(config: Config) -> str:
+    """Where the versions of this run lie: what `weights.uri` says, or the run's own folder."""
+    return config.weights.uri or str((Path(config.run.directory) / config.run.name / "weights").resolve())
+
+
+def fetch_weights(manifest: pb.WeightManifest, root: str, most_bytes: int) -> bytes:
     """Read a version's bytes and check them against its manifest.
+
+    Args:
+        manifest: from Redis: somebody else's word.
+        root: URI of the weight store; nothing outside of it is read.
+        most_bytes: what a version of this student can have at most.
 
     Raises:
         WeightsUnavailableError: if they are missing or differ.
     """
-    try:
-        with fsspec.open(manifest.uri, "rb") as file:
-            data: bytes = file.read()
-    except (OSError, ValueError) as error:
+    where = f"weight version {manifest.version}: {manifest.uri}"
+    if manifest.size_bytes > most_bytes:
         raise WeightsUnavailableError(
-            f"weight version {manifest.version}: {manifest.uri} cannot be read ({error})"
-        ) from None
+            f"{where} is announced with {manifest.size_bytes:,} bytes; this student's have at most {most_bytes:,}"
+        )
+    try:
+        place = Places.below([root]).check(manifest.uri)
+        with fsspec.open(place, "rb") as file:
+            data: bytes = file.read(manifest.size_bytes + 1)
+    except PlaceError as error:
+        raise WeightsUnavailableError(f"{where} {error}") from None
+    except Exception as error:  # each kind of store has its own errors
+        raise WeightsUnavailableError(f"{where} cannot be read ({error})") from None
+    if len(data) != manifest.size_bytes:
+        more = "more" if len(data) > manifest.size_bytes else f"{len(data):,}"
+        raise WeightsUnavailableError(f"{where} has {more} bytes, its manifest says {manifest.size_bytes:,}")
     found = hashlib.sha256(data).hexdigest()
     if found != manifest.sha256:
-        raise WeightsUnavailableError(
-            f"weight version {manifest.version}: {manifest.uri} has SHA-256 {found[:12]}…, "
-            f"its manifest says {manifest.sha256[:12]}…"
-        )
+        raise WeightsUnavailableError(f"{where} has SHA-256 {found[:12]}…, its manifest says {manifest.sha256[:12]}…")
     return data
 
 

@@ -12,6 +12,7 @@ from xopd.data.audio import AudioError
 from xopd.families import ModelFamily
 from xopd.service.http import ReadyCheck, make_app
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire.limits import MAX_RESPONSE_TOKENS
 from xopd_rollout.contract import BadPromptError, Prompt
 from xopd_rollout.environment import ENGINE, engine_version
 from xopd_rollout.groups import GroupSampler
@@ -33,13 +34,15 @@ class GenerateRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     text: str | None = Field(None, description="Instruction as text.")
-    token_ids: list[Annotated[int, Field(ge=0)]] | None = Field(None, description="A rendered prompt.")
+    token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] | None = Field(None, description="A rendered prompt.")
     audio: Clip | None = Field(None, description="Instruction as speech.")
     question: str = Field("", description="Text beside the clip.")
     n: Annotated[int, Field(ge=1, le=64)] = Field(1, description="Responses wanted.")
     seed: int = Field(0, ge=0, le=2**31, description="Seed of the first response; the others follow.")
     temperature: Annotated[float, Field(ge=0.0, le=10.0)] = Field(1.0, description="0 is greedy.")
-    max_new_tokens: Annotated[int, Field(ge=1)] = Field(64, description="Longest response (tokens).")
+    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_RESPONSE_TOKENS)] = Field(
+        64, description="Longest response (tokens)."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> GenerateRequest:
@@ -87,13 +90,14 @@ def make_rollout_app(
         sampler, family = served.sampler, served.family
         if sampler is None or family is None:
             raise HTTPException(503, "the engine is not up yet")
+        sampling = pb.Sampling(
+            temperature=request.temperature,
+            max_new_tokens=request.max_new_tokens,
+            stop_token_ids=family.stop_token_ids,
+        )
         try:
             prompt = await _prompt(request, sampler, family)
-            sampling = pb.Sampling(
-                temperature=request.temperature,
-                max_new_tokens=request.max_new_tokens,
-                stop_token_ids=family.stop_token_ids,
-            )
+            sampler.prompts.check(prompt.token_ids, prompt.audio is not None, sampling)
             seeds = range(request.seed, request.seed + request.n)
             async with sampler.updater.at_any_version():
                 trajectories = await sampler.engine.generate(prompt, seeds, sampling)

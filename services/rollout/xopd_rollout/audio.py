@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from xopd.config.schema import Config
-from xopd.data.audio import AudioError, fetch_audio
+from xopd.data.audio import AudioError, AudioRules, fetch_audio
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
 from xopd.service.lifecycle import end_tasks
@@ -38,15 +38,15 @@ class AudioInput(Protocol):
 
 def open_audio_input(config: Config, family: ModelFamily, metrics: RolloutMetrics) -> AudioInput:
     """The way in that `student.audio_input` names. Loads the frozen tower for `features`: takes a second."""
+    rules = AudioRules.of(config.data)
     if config.student.audio_input == "waveform":
-        return WaveformInput(family, config.data.max_audio_seconds, metrics)
+        return WaveformInput(family, rules, metrics)
     encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
-    seconds = config.data.max_audio_seconds
     cache = FeatureCache(
         config.student.feature_cache,
         encoder,
         family.sample_rate,
-        seconds,
+        rules,
         in_memory=IN_MEMORY,
         one_by_one=config.run.deterministic,
     )
@@ -56,18 +56,16 @@ def open_audio_input(config: Config, family: ModelFamily, metrics: RolloutMetric
 class WaveformInput:
     """Fetches and decodes; the engine encodes."""
 
-    def __init__(self, family: ModelFamily, max_seconds: float, metrics: RolloutMetrics) -> None:
-        """Refuse clips longer than `max_seconds`."""
+    def __init__(self, family: ModelFamily, rules: AudioRules, metrics: RolloutMetrics) -> None:
+        """Refuse clips that do not satisfy `rules`."""
         self.family = family
-        self.max_seconds = max_seconds
+        self.rules = rules
         self.metrics = metrics
 
     async def get(self, audio: pb.AudioRef) -> dict[str, Any]:
         """Waveform of one clip."""
         with self.metrics.audio_seconds.time():
-            wave = await asyncio.to_thread(
-                fetch_audio, audio.uri, audio.sha256, self.family.sample_rate, self.max_seconds
-            )
+            wave = await asyncio.to_thread(fetch_audio, audio.uri, audio.sha256, self.family.sample_rate, self.rules)
         return self.family.vllm_audio(None, wave)
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
@@ -14,7 +14,16 @@ NO_VERSION = -1
 
 
 class BadPromptError(ValueError):
-    """A prompt that the engine refuses and would refuse again; the text says why."""
+    """A prompt that is refused and would be refused again; the text says why, `reason` the kind of fault."""
+
+    def __init__(self, reason: Literal["length", "tokens", "engine"], text: str) -> None:
+        """Hold the reason."""
+        super().__init__(text)
+        self.reason = reason
+
+
+class WeightsRefusedError(RuntimeError):
+    """A weight version that is not what it must be: nothing of it was applied, the weights held stay."""
 
 
 class EngineDiedError(RuntimeError):
@@ -39,7 +48,7 @@ class PolicyEngine(Protocol):
         ...
 
     async def apply(self, manifest: weights_pb2.WeightManifest) -> None:
-        """Load a version in place. Raises EngineDiedError, or what the load raised."""
+        """Load a version in place. Raises WeightsRefusedError, EngineDiedError, or what the load raised."""
         ...
 
     async def check_health(self) -> None:

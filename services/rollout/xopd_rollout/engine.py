@@ -9,13 +9,14 @@ sampled it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from vllm.config.weight_transfer import WeightTransferConfig
-from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import RequestOutput
@@ -26,10 +27,12 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from xopd.config.schema import Config
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
-from xopd_rollout.contract import NO_VERSION, BadPromptError, EngineDiedError, Prompt
+from xopd.weights.contents import TrainedTensors
+from xopd.weights.store import store_uri
+from xopd_rollout.contract import NO_VERSION, BadPromptError, EngineDiedError, Prompt, WeightsRefusedError
 from xopd_rollout.environment import runs_on_cpu
 from xopd_rollout.executor import ManyWorkersExecutor, OneWorkerExecutor
-from xopd_rollout.weight_transfer import BACKEND
+from xopd_rollout.weight_transfer import BACKEND, REFUSED
 
 GIB = 2**30
 # Tokens of a block that requests can share: prompts of a few dozen tokens should fill some.
@@ -80,8 +83,8 @@ def engine_args(config: Config) -> AsyncEngineArgs:
 class Engine:
     """A started engine; see `xopd_rollout.contract.PolicyEngine`."""
 
-    def __init__(self, config: Config) -> None:
-        """Start the engine's process and load the checkpoint; takes seconds.
+    def __init__(self, config: Config, trained: TrainedTensors) -> None:
+        """Start the engine's process and load the checkpoint; takes seconds. Versions must hold the `trained` tensors.
 
         The engine's process is forked, not started afresh: what is imported here is not imported again. Nothing
         may have used torch's threads before.
@@ -92,6 +95,8 @@ class Engine:
         executor = vllm_config.parallel_config.distributed_executor_backend
         self._llm = AsyncLLM(vllm_config, executor_class=executor, log_stats=False, log_requests=False)
         self._ids = itertools.count()
+        self._versions_hold: dict[str, Any] | None = {"root": store_uri(config), "trained": trained.as_plain()}
+        self._workers = config.rollout.tensor_parallel
 
     async def generate(self, prompt: Prompt, seeds: Sequence[int], sampling: pb.Sampling) -> list[pb.Trajectory]:
         """Sample one response for each seed.
@@ -111,7 +116,7 @@ class Engine:
         try:
             outputs = await asyncio.gather(*tasks)
         except VLLMClientError as error:
-            raise BadPromptError(str(error).splitlines()[0]) from None
+            raise BadPromptError("engine", str(error).splitlines()[0]) from None
         except EngineDeadError as error:
             raise EngineDiedError(str(error)) from None
         finally:
@@ -127,27 +132,46 @@ class Engine:
         Caches of keys and values, of processed media and of encoder outputs are emptied.
 
         Raises:
+            WeightsRefusedError: if the version is not what it must be; the weights held before are held still.
             EngineDiedError: if the engine's process has ended.
             Exception: whatever vLLM raises in place of the worker's own error, with its text.
         """
-        update = WeightTransferUpdateRequest(
-            {
-                "uri": manifest.uri,
-                "sha256": manifest.sha256,
-                "version": manifest.version,
-                "tensor_count": manifest.tensor_count,
-            }
-        )
+        update = {
+            "uri": manifest.uri,
+            "sha256": manifest.sha256,
+            "version": manifest.version,
+            "size_bytes": manifest.size_bytes,
+            "tensor_count": manifest.tensor_count,
+        }
         try:
+            if self._versions_hold is not None:
+                await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(self._versions_hold))
+                self._versions_hold = None
             await self._llm.pause_generation(mode="wait", clear_cache=True)
             try:
-                await self._llm.start_weight_update()
-                await self._llm.update_weights(update)
-                await self._llm.finish_weight_update(weight_version=str(manifest.version))
+                await self._apply(update, manifest.version)
             finally:
                 await self._llm.resume_generation()
         except EngineDeadError as error:
             raise EngineDiedError(str(error)) from None
+
+    async def _apply(self, update: dict[str, Any], version: int) -> None:
+        await self._llm.start_weight_update()
+        try:
+            await self._llm.update_weights(WeightTransferUpdateRequest({**update, "stage": "check"}))
+        except EngineDeadError:
+            raise
+        except Exception as error:
+            if self._workers > 1:
+                # Those that found nothing wrong still wait for more of this update.
+                with contextlib.suppress(Exception):
+                    await self._llm.finish_weight_update()
+            _, refused, text = str(error).partition(REFUSED)
+            if refused:
+                raise WeightsRefusedError(text.splitlines()[0]) from None
+            raise
+        await self._llm.update_weights(WeightTransferUpdateRequest({**update, "stage": "load"}))
+        await self._llm.finish_weight_update(weight_version=str(version))
 
     async def check_health(self) -> None:
         """Return if the engine works.

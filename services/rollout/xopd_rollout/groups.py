@@ -14,8 +14,11 @@ from xopd.errors import UserError
 from xopd.tracing import Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import PROTOCOL
+from xopd.wire.limits import MAX_REASON_CHARACTERS
 from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import BadPromptError, EngineDiedError, PolicyEngine, Prompt
+from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.prompt_check import PromptCheck
 from xopd_rollout.updater import PolicyUnavailableError, PolicyUpdater
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ class GroupSampler:
         clock: ActivityClock,
         timeout_s: float,
         tracer: Tracer,
+        prompts: PromptCheck,
+        metrics: RolloutMetrics,
     ) -> None:
         """Answer as `pod_id`; a group that keeps the engine longer than `timeout_s` (seconds) is given up."""
         self.tracer = tracer
@@ -45,6 +50,8 @@ class GroupSampler:
         self.audio = audio
         self.clock = clock
         self.timeout_s = timeout_s
+        self.prompts = prompts
+        self.metrics = metrics
         self.overdue = False
         """Whether the newest group did not end in time: the engine may hang."""
 
@@ -61,6 +68,7 @@ class GroupSampler:
         try:
             answer.trajectories.extend(await self._sample(group))
         except (AudioError, BadPromptError) as error:
+            self.metrics.record_refusal(error)
             _fail(answer, pb.FAILURE_CODE_BAD_ITEM, str(error))
         except PolicyUnavailableError as error:
             _fail(answer, pb.FAILURE_CODE_POLICY_UNAVAILABLE, str(error))
@@ -76,7 +84,16 @@ class GroupSampler:
         answer.finished_at = time.time()
         return answer
 
+    def refuse(self, group: pb.PromptGroup, reason: str) -> pb.TrajectoryGroup:
+        """The answer to a group that cannot be sampled from, whoever samples."""
+        self.metrics.refused.labels("message").inc()
+        answer = _answer_to(group, self.pod_id)
+        _fail(answer, pb.FAILURE_CODE_BAD_ITEM, reason)
+        answer.finished_at = time.time()
+        return answer
+
     async def _sample(self, group: pb.PromptGroup) -> list[pb.Trajectory]:
+        self.prompts.check(group.prompt_token_ids, group.HasField("audio"), group.sampling)
         # The clip is fetched while the group waits for its turn.
         clip = asyncio.ensure_future(self._clip(group.audio)) if group.HasField("audio") else None
         wanted = (group.run_id, group.min_policy_version, group.max_policy_version)
@@ -118,4 +135,4 @@ def _answer_to(group: pb.PromptGroup, pod_id: str) -> pb.TrajectoryGroup:
 def _fail(answer: pb.TrajectoryGroup, code: pb.FailureCode, reason: str) -> None:
     log.warning("group failed", group=answer.group_id, code=pb.FailureCode.Name(code), reason=reason)
     answer.failure.code = code
-    answer.failure.reason = reason
+    answer.failure.reason = reason[:MAX_REASON_CHARACTERS]

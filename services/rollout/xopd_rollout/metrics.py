@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
+from xopd.data.audio import REASONS, AudioError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
 from xopd_rollout.clock import ActivityClock
+from xopd_rollout.contract import BadPromptError
 
 PURPOSES = {pb.PURPOSE_TRAIN: "train", pb.PURPOSE_EVAL: "eval"}
 FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
@@ -18,6 +20,8 @@ FAILURES = {
     pb.FAILURE_CODE_POLICY_UNAVAILABLE: "policy_unavailable",
     pb.FAILURE_CODE_ENGINE: "engine",
 }
+REFUSALS = ("message", *(f"prompt_{r}" for r in ("length", "tokens", "engine")), *(f"audio_{r}" for r in REASONS))
+"""Why an entry or an item was refused."""
 LENGTH_BUCKETS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 SECONDS_BUCKETS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 
@@ -60,6 +64,13 @@ class RolloutMetrics:
         )
         self.redeliveries = Counter("xopd_rollout_redeliveries", "Groups taken over from another pod", registry=r)
         self.dead_letters = Counter("xopd_rollout_dead_letters", "Entries that could not be used", registry=r)
+        self.refused = Counter(
+            "xopd_rollout_refused", "Messages, prompts and clips refused, by fault", ["reason"], registry=r
+        )
+        self.refused_weights = Counter(
+            "xopd_rollout_refused_weight_updates", "Weight versions refused before anything of them was applied",
+            registry=r,
+        )  # fmt: skip
         self.redis_errors = Counter("xopd_rollout_redis_errors", "Failed exchanges with Redis", registry=r)
         self.ready = Gauge("xopd_rollout_ready", "1 while it takes work", registry=r)
         activity = Gauge(
@@ -74,6 +85,8 @@ class RolloutMetrics:
 
     def _begin_at_zero(self) -> None:
         """Export every counter from the start: the first failure is then an increase, not a new series."""
+        for reason in REFUSALS:
+            self.refused.labels(reason)
         for modality in MODALITY_NAMES.values():
             for reason in FINISH_REASONS.values():
                 self.finish.labels(modality, reason)
@@ -96,6 +109,11 @@ class RolloutMetrics:
             self.trajectories.labels(modality, purpose).inc()
             self.length.labels(modality).observe(tokens)
             self.finish.labels(modality, FINISH_REASONS[trajectory.finish_reason]).inc()
+
+    def record_refusal(self, error: AudioError | BadPromptError) -> None:
+        """Take in why an item was refused."""
+        kind = "audio" if isinstance(error, AudioError) else "prompt"
+        self.refused.labels(f"{kind}_{error.reason}").inc()
 
     def record_update(self, version: int, size_bytes: int) -> None:
         """Take in an applied weight version."""

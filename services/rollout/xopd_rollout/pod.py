@@ -22,7 +22,7 @@ from xopd.families import ModelFamily
 from xopd.security import Doors
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
-from xopd.streams import Keys, connect
+from xopd.streams import DeadLetters, Keys, connect
 from xopd.tracing import tracing
 from xopd.weights import WeightAnnouncements
 from xopd_rollout.app import Served, make_rollout_app
@@ -31,6 +31,7 @@ from xopd_rollout.contract import EngineDiedError, PolicyEngine
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.heartbeat import Heartbeat
 from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.prompt_check import PromptCheck
 from xopd_rollout.run_check import check_run
 from xopd_rollout.updater import PolicyUpdater
 from xopd_rollout.worker import Worker
@@ -72,8 +73,8 @@ class Pod:
             self.client = await connect(self.config.redis)
             try:
                 family = await asyncio.to_thread(self._open_family)
-                await check_run(self.client, self.keys, family)
-                engine = await self._started_engine(stop)
+                await check_run(self.client, self.keys, family, self.metrics)
+                engine = await self._started_engine(family, stop)
                 if engine is not None:
                     async with self._assembled(
                         engine, family, self.client, f"{self.doors.scheme}://{host}:{port}"
@@ -82,9 +83,9 @@ class Pod:
             finally:
                 await self.client.aclose()
 
-    async def _started_engine(self, stop: asyncio.Event) -> PolicyEngine | None:
+    async def _started_engine(self, family: ModelFamily, stop: asyncio.Event) -> PolicyEngine | None:
         """The engine, or None where a stop came before it was up."""
-        starting = asyncio.ensure_future(asyncio.to_thread(self._start_engine))
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start_engine, family))
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -106,17 +107,29 @@ class Pod:
             # Not before: the engine's process is forked off this one.
             async with tracing(self.config, "rollout", self.pod_id) as tracer:
                 audio = await asyncio.to_thread(self._open_audio, family)
+                dead = DeadLetters(client, self.keys.dead, self.pod_id)
+                announcements = WeightAnnouncements(client, self.keys, dead=dead)
+                announcements.on_unreadable = self._unreadable_announcement
                 updater = PolicyUpdater(
                     engine,
-                    WeightAnnouncements(client, self.keys),
-                    partial(check_run, client, self.keys, family),
+                    announcements,
+                    partial(check_run, client, self.keys, family, self.metrics),
                     self.config.rollout.update_timeout_s,
                     self.clock,
                     self.metrics,
                     tracer,
                 )
-                timeout_s = self.config.rollout.group_timeout_s
-                sampler = GroupSampler(self.pod_id, engine, updater, audio, self.clock, timeout_s, tracer)
+                sampler = GroupSampler(
+                    self.pod_id,
+                    engine,
+                    updater,
+                    audio,
+                    self.clock,
+                    self.config.rollout.group_timeout_s,
+                    tracer,
+                    PromptCheck.of(family, self.config.rollout.max_model_len),
+                    self.metrics,
+                )
                 worker = Worker(self.config, client, self.keys, sampler, self.metrics, tracer)
                 self.served.family, self.served.sampler, self.worker = family, sampler, worker
                 log.info("ready", pod=self.pod_id, url=url, student=self.config.student.path)
@@ -127,6 +140,10 @@ class Pod:
         finally:
             self.metrics.ready.set(0)
             await asyncio.to_thread(engine.close)
+
+    def _unreadable_announcement(self) -> None:
+        self.metrics.refused.labels("message").inc()
+        self.metrics.dead_letters.inc()
 
     # What follows runs in threads, and imports transformers, vLLM and torch there: /healthz answers meanwhile.
 
@@ -140,13 +157,14 @@ class Pod:
 
         return open_audio_input(self.config, family, self.metrics)
 
-    def _start_engine(self) -> PolicyEngine:
+    def _start_engine(self, family: ModelFamily) -> PolicyEngine:
         import torch
 
+        from xopd.weights.contents import TrainedTensors
         from xopd_rollout.engine import Engine
 
         try:
-            engine = Engine(self.config)
+            engine = Engine(self.config, TrainedTensors.of(family, self.config.student.dtype))
         except (ValueError, RuntimeError, OSError) as error:
             log.exception("the engine did not start")
             raise UserError(

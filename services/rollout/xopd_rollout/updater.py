@@ -20,7 +20,7 @@ from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import WeightsUnavailableError
 from xopd_rollout.clock import ActivityClock
-from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine
+from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine, WeightsRefusedError
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.spans import update_span
 
@@ -127,7 +127,7 @@ class PolicyUpdater:
         except WeightsUnavailableError as error:
             raise PolicyUnavailableError(str(error)) from None
         # Until the load has succeeded nobody knows what the engine holds.
-        self.policy = None
+        held, self.policy = self.policy, None
         try:
             with update_span(self.tracer, manifest):
                 async with asyncio.timeout(self.timeout_s):
@@ -136,6 +136,12 @@ class PolicyUpdater:
             raise EngineDiedError(
                 f"the engine did not load version {manifest.version} in {self.timeout_s:g} s"
             ) from None
+        except WeightsRefusedError as error:
+            self.policy = held
+            self.metrics.refused_weights.inc()
+            still = f"version {held.version} of run {held.run_id} is" if held else "the checkpoint's weights are"
+            log.error("weights refused", reason=str(error), held=self.version)
+            raise PolicyUnavailableError(f"{error}; {still} held still") from None
         except (EngineDiedError, UserError, asyncio.CancelledError):
             raise
         except Exception as error:  # vLLM passes the worker's error on as a bare Exception

@@ -1,16 +1,18 @@
 """vLLM's weight-transfer interface over the weight store: runs in the process that holds the model.
 
-The worker reads a version's bytes itself, checks them against the manifest's hash, and only then touches the model,
-so that a missing or damaged file leaves the old weights in place. Files hold the trained tensors only, under the
-checkpoint's (hub) names; the frozen audio tower and adapter keep their values.
+An update is two calls, each made in every worker before the next: `check` reads a version's bytes and holds them and
+their tensors against manifest and checkpoint, `load` touches the model. What is refused thus leaves the old weights in
+place, in all workers. Files hold the trained tensors only, under the checkpoint's (hub) names; the frozen audio tower
+and adapter keep their values.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
@@ -22,23 +24,33 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import fetch_weights
+from xopd.weights.contents import TrainedTensors
 from xopd.weights.store import WeightsUnavailableError
 
 BACKEND = "xopd-store"
+REFUSED = "weights refused: "
+"""Begins the text of a refusal: of a worker's error, vLLM passes on the text alone."""
 
 
 @dataclass
 class StoreInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """The store needs no handshake."""
+    """What every version is held against."""
+
+    root: str
+    """URI of the weight store: nothing outside of it is read."""
+    trained: dict[str, Any]
+    """TrainedTensors, as JSON has them."""
 
 
 @dataclass
 class StoreUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """What of a manifest the worker needs; see xopd.v1.WeightManifest."""
+    """What of a manifest the worker needs (see xopd.v1.WeightManifest), and which of the two calls this is."""
 
+    stage: Literal["check", "load"]
     uri: str
     sha256: str
     version: int
+    size_bytes: int
     tensor_count: int
 
 
@@ -50,36 +62,59 @@ class StoreWeightTransferEngine(WeightTransferEngine[StoreInitInfo, StoreUpdateI
     supports_draft_weight_update = False
 
     def init_transfer_engine(self, init_info: StoreInitInfo) -> None:
-        """Nothing to connect to."""
+        """Learn what versions must hold."""
+        self.root = init_info.root
+        self.trained = TrainedTensors.from_plain(init_info.trained)
+        self.checked: dict[str, torch.Tensor] = {}
 
     def start_weight_update(self) -> None:
-        """Nothing yet: the model is opened for loading only once the bytes are verified."""
+        """Nothing yet: the model is opened for loading only once everything is verified."""
+        self.checked = {}
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Fetch, verify and load one version.
+        """One stage of an update.
 
         Raises:
-            WeightsUnavailableError: if the bytes are missing or not what the manifest says; the model is untouched.
+            WeightsUnavailableError: from `check`, if the version is not what it must be; the model is untouched.
         """
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: StoreUpdateInfo) -> None:
-        """Fetch and verify, then load layer by layer into the tensors that the kernels hold."""
-        manifest = pb.WeightManifest(uri=update_info.uri, sha256=update_info.sha256, version=update_info.version)
-        tensors = load(fetch_weights(manifest))
-        if len(tensors) != update_info.tensor_count:
-            raise WeightsUnavailableError(
-                f"weight version {update_info.version}: {update_info.uri} holds {len(tensors)} tensors, "
-                f"its manifest says {update_info.tensor_count}"
-            )
+        """Fetch and verify, or load layer by layer into the tensors that the kernels hold."""
+        if update_info.stage == "check":
+            try:
+                self.checked = self._verified(update_info)
+            except WeightsUnavailableError as error:
+                raise WeightsUnavailableError(f"{REFUSED}{error}") from None
+            return
+        tensors, self.checked = self.checked, {}
         initialize_layerwise_reload(self.model)
         try:
             self.model.load_weights(tensors.items())
         finally:
             # Also after a failure: layers that were not loaded get their tensors back.
             finalize_layerwise_reload(self.model, self.model_config)
+
+    def _verified(self, update_info: StoreUpdateInfo) -> dict[str, torch.Tensor]:
+        manifest = pb.WeightManifest(
+            uri=update_info.uri,
+            sha256=update_info.sha256,
+            version=update_info.version,
+            size_bytes=update_info.size_bytes,
+        )
+        where = f"weight version {update_info.version}: {update_info.uri}"
+        try:
+            tensors = load(fetch_weights(manifest, self.root, self.trained.most_bytes))
+        except SafetensorError as error:
+            raise WeightsUnavailableError(f"{where} is no safetensors file ({error})") from None
+        if len(tensors) != update_info.tensor_count:
+            raise WeightsUnavailableError(
+                f"{where} holds {len(tensors)} tensors, its manifest says {update_info.tensor_count}"
+            )
+        self.trained.check(update_info.version, tensors)
+        return tensors
 
     def finish_weight_update(self) -> None:
         """Nothing is left to do."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import Any
+from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
@@ -20,12 +20,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from xopd.config.schema import Config
 from xopd.service.lifecycle import end_tasks
-from xopd.streams import Claim, Keys, WorkStream
+from xopd.streams import Claim, DeadLetters, Keys, WorkStream
 from xopd.streams.keys import ROLLOUT_GROUP
-from xopd.streams.work import FIELD
 from xopd.tracing import Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
-from xopd.wire import WireError, decode_prompt_group
+from xopd.wire import UnusableGroupError, WireError, decode_prompt_group
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.spans import claim_span, note_answer
@@ -36,8 +35,6 @@ BLOCK_MS = 500
 """Longest wait for work in one read (milliseconds): how soon a stop is noticed."""
 ANSWER_RETRY_S = 120.0
 """An answer that cannot be delivered for so long is dropped (seconds): its group is dispatched again anyway."""
-DEAD_KEPT = 1000
-"""Newest entries kept in the stream of unusable ones."""
 
 
 class Worker:
@@ -56,8 +53,8 @@ class Worker:
         self.tracer = tracer
         self.settings = config.rollout
         self.lease_s = config.redis.lease_s
-        self.client = client
         self.keys = keys
+        self.dead = DeadLetters(client, keys.dead, sampler.pod_id)
         self.prompts = WorkStream(client, keys.prompts, ROLLOUT_GROUP, sampler.pod_id)
         self.sampler = sampler
         self.metrics = metrics
@@ -138,6 +135,9 @@ class Worker:
     async def _process(self, claim: Claim) -> None:
         try:
             group = decode_prompt_group(claim.data)
+        except UnusableGroupError as error:
+            await self._deliver(claim, self.sampler.refuse(error.group, str(error)))
+            return
         except WireError as error:
             await self._bury(claim, str(error))
             return
@@ -156,25 +156,26 @@ class Worker:
                 await self._deliver(claim, answer)
 
     async def _deliver(self, claim: Claim, answer: pb.TrajectoryGroup) -> None:
+        also = None
+        if answer.failure.code == pb.FAILURE_CODE_BAD_ITEM:
+            self.metrics.dead_letters.inc()
+            also = partial(self.dead.add_in, source=self.prompts.key, message=claim.data, reason=answer.failure.reason)
         try:
             # Sending twice is harmless: the trainer drops duplicates by group id.
             async for attempt in self._retrying():
                 with attempt:
-                    await self.prompts.answer(claim.entry_id, self.keys.trajectories, answer.SerializeToString())
+                    await self.prompts.answer(claim.entry_id, self.keys.trajectories, answer.SerializeToString(), also)
         except REDIS_ERRORS as error:
             log.error("answer dropped", group=answer.group_id, error=str(error))
 
     async def _bury(self, claim: Claim, reason: str) -> None:
         log.error("entry cannot be used", entry=claim.entry_id.decode(), reason=reason)
+        self.metrics.refused.labels("message").inc()
         self.metrics.dead_letters.inc()
         try:
             async for attempt in self._retrying():
                 with attempt:
-                    pipe = self.client.pipeline(transaction=True)
-                    fields: dict[Any, Any] = {FIELD: claim.data, "reason": reason, "stream": self.keys.prompts}
-                    pipe.xadd(self.keys.dead, fields, maxlen=DEAD_KEPT)
-                    self.prompts.acknowledge_in(pipe, [claim.entry_id])
-                    await pipe.execute()
+                    await self.prompts.bury(claim, self.dead, reason)
         except REDIS_ERRORS as error:
             log.error("entry not moved", error=str(error))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from xopd.v1 import teacher_pb2 as pb
 from xopd.wire import PROTOCOL
+from xopd.wire.limits import MAX_ID_CHARACTERS, MAX_STOP_TOKENS
 from xopd_teacher.engines import EngineInfo, GenerateItem, ScoreItem
 from xopd_teacher.engines.base import Ids
 
@@ -40,6 +41,7 @@ def check_score(request: pb.ScoreRequest, info: EngineInfo, limits: Limits) -> S
         RefusedError: naming what is wrong.
     """
     _check_protocol(request.protocol)
+    _at_most("request_id (characters)", len(request.request_id), MAX_ID_CHARACTERS)
     theirs = request.vocabulary_fingerprint
     if theirs and theirs != info.vocabulary.fingerprint:
         raise RefusedError(
@@ -78,6 +80,7 @@ def check_generate(request: pb.GenerateRequest, info: EngineInfo, limits: Limits
         raise _invalid(f"temperature is {request.temperature}; it must be 0 (greedy) or more")
     if request.seed < 0:
         raise _invalid(f"seed is {request.seed}; it must be 0 or more")
+    _at_most("stop_token_ids", len(request.stop_token_ids), MAX_STOP_TOKENS)
     _at_most("prompt plus max_new_tokens", len(prompt) + request.max_new_tokens, limits.max_context_tokens)
     return GenerateItem(
         tuple(prompt.tolist()),

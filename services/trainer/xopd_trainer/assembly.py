@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from xopd.config import Config
 from xopd.data import load_items
+from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
 from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError
@@ -53,7 +54,8 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
         torch.use_deterministic_algorithms(True)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    items = load_items(config.data.manifest)
+    rules = AudioRules.of(config.data)
+    items = load_items(config.data.manifest, rules.places)
     read_bounds(config.evals.bounds)
     family = open_family(config.student.path, config.student.family)
     try:
@@ -83,11 +85,13 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
                 config.student.feature_cache,
                 encoder,
                 family.sample_rate,
-                config.data.max_audio_seconds,
+                rules,
                 one_by_one=config.run.deterministic,
             )
             method = make_method(config, family.vocabulary.size)
             learner = Learner(config, family, features, method, tracer)
-            yield Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease, tracer)
+            trainer = Trainer(config, items, family, teacher_tokenizer, learner, teacher, ledger, lease, tracer)
+            teacher.on_bad_answer = trainer.metrics.refused_scores.inc
+            yield trainer
     finally:
         await client.aclose()

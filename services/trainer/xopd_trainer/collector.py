@@ -13,7 +13,7 @@ from typing import Literal
 import structlog
 
 from xopd.ledger import Ledger, LedgerUnavailableError
-from xopd.streams import Claim, WorkStream
+from xopd.streams import Claim, DeadLetters, WorkStream
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_trajectory_group
 from xopd_trainer.dispatcher import Dispatcher
@@ -27,18 +27,27 @@ class Collector:
     """Reads the trajectory stream of one run."""
 
     def __init__(
-        self, trajectories: WorkStream, dispatcher: Dispatcher, ledger: Ledger, run_id: str, vocabulary_size: int
+        self,
+        trajectories: WorkStream,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        run_id: str,
+        vocabulary_size: int,
+        dead: DeadLetters,
     ) -> None:
-        """Read `trajectories` for the groups of `dispatcher`."""
+        """Read `trajectories` for the groups of `dispatcher`; what cannot be used goes to `dead`."""
         self.trajectories = trajectories
         self.dispatcher = dispatcher
         self.ledger = ledger
         self.run_id = run_id
         self.vocabulary_size = vocabulary_size
+        self.dead = dead
         self.generated_tokens = 0
         """Tokens of accepted answers."""
         self.on_unreadable: Callable[[], None] = lambda: None
         """Called for an entry that cannot be decoded."""
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called for an answer that is not what was asked for."""
         self._held: list[bytes] = []
 
     async def run(self) -> None:
@@ -71,7 +80,7 @@ class Collector:
         except WireError as error:
             self.on_unreadable()
             log.warning("entry dropped", entry=claim.entry_id.decode(), reason=str(error))
-            await self._done_with(claim)
+            await self._done_with(claim, str(error))
             return
         accepted = await self._judge(answer)
         if accepted and answer.purpose == pb.PURPOSE_TRAIN:
@@ -102,15 +111,29 @@ class Collector:
             else:
                 await self.dispatcher.fail(answer.group_id, reason)
             return False
-        problem = self._problem(answer, wanted)
+        problem = self._mismatch(answer, wanted)
+        if problem is not None:
+            await self._refuse(answer, problem)
+        else:
+            problem = self._staleness(answer, wanted)
         if problem is not None:
             await self.dispatcher.retry(answer.group_id, "stale", f"{problem} (pod {answer.pod_id})", n)
             return False
         return True
 
-    async def _done_with(self, claim: Claim) -> None:
+    async def _refuse(self, answer: pb.TrajectoryGroup, problem: str) -> None:
+        self.on_refused()
         try:
-            await self.trajectories.acknowledge([claim.entry_id])
+            await self.dead.add(self.trajectories.key, answer.SerializeToString(), problem)
+        except OUTAGES as error:
+            log.warning("no dead letter written", group=answer.group_id, error=str(error))
+
+    async def _done_with(self, claim: Claim, fault: str | None = None) -> None:
+        try:
+            if fault is None:
+                await self.trajectories.acknowledge([claim.entry_id])
+            else:
+                await self.trajectories.bury(claim, self.dead, fault)
         except OUTAGES as error:
             # It stays in the stream until the next life clears it; the entries read with it must not wait for that.
             log.warning("an entry is not acknowledged", error=str(error))
@@ -122,13 +145,24 @@ class Collector:
             # Nothing depends on this line but its own count.
             log.warning("a dropped answer is not in the ledger", group=group_id, kind=kind, error=str(error))
 
-    def _problem(self, answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
-        """What makes an answer unusable, as a clause, or None."""
+    def _mismatch(self, answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
+        """What of an answer cannot be an answer to `wanted`, as a clause, or None."""
+        for name in ("item_id", "modality", "purpose", "step"):
+            if getattr(answer, name) != getattr(wanted, name):
+                return f"its {name} is {getattr(answer, name)}, {getattr(wanted, name)} was asked"
         if [t.seed for t in answer.trajectories] != list(wanted.seeds):
             return f"{len(answer.trajectories)} trajectories came for {len(wanted.seeds)} seeds"
         for trajectory in answer.trajectories:
-            if not 0 <= min(trajectory.token_ids) <= max(trajectory.token_ids) < self.vocabulary_size:
-                return "a token id lies outside the vocabulary"
+            if len(trajectory.token_ids) > wanted.sampling.max_new_tokens:
+                return f"{len(trajectory.token_ids)} tokens came, {wanted.sampling.max_new_tokens} were allowed"
+            if max(trajectory.token_ids) >= self.vocabulary_size:
+                return f"token id {max(trajectory.token_ids)} lies outside the vocabulary of {self.vocabulary_size}"
+        return None
+
+    @staticmethod
+    def _staleness(answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
+        """Which policy version an answer was wrongly sampled from, as a clause, or None."""
+        for trajectory in answer.trajectories:
             versions = trajectory.policy_versions
             if min(versions) < wanted.min_policy_version or max(versions) > wanted.max_policy_version:
                 return (

@@ -16,6 +16,10 @@ from xopd.families import ModelFamily
 from xopd.v1 import trajectory_pb2 as pb
 
 
+class PromptTooLongError(UserError):
+    """An item whose prompt leaves no room for an answer."""
+
+
 class Conditionings:
     """Renders the prompts of items."""
 
@@ -34,14 +38,14 @@ class Conditionings:
         """Token ids of x_m for the student; a speech prompt holds one audio placeholder.
 
         Raises:
-            UserError: if the prompt leaves no room for an answer.
+            PromptTooLongError: if the prompt leaves no room for an answer.
         """
         if modality == pb.MODALITY_SPEECH:
             ids = self._student(modality, item.question)
         else:
             ids = self._student(modality, self._text(item))
         if len(ids) > self.max_prompt_tokens:
-            raise UserError(
+            raise PromptTooLongError(
                 f"item {item.id}: its prompt has {len(ids)} tokens, {self.max_prompt_tokens} fit:"
                 " shorten it or raise rollout.max_model_len."
             )

@@ -6,6 +6,7 @@ The teacher's own score is that of its greedy answers to the text, asked of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 from xopd.data import Item
 from xopd.evals.grading import is_correct
 from xopd.evals.intervals import Accuracy, accuracy_of
-from xopd.scoring import TeacherClient
+from xopd.scoring import TeacherClient, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
-from xopd_trainer.conditionings import Conditionings
+from xopd_trainer.conditionings import Conditionings, PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
+from xopd_trainer.refusals import Refusals
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -50,9 +52,12 @@ class Evaluation:
 class Evaluator:
     """Asks and grades."""
 
-    def __init__(self, writer: GroupWriter, dispatcher: Dispatcher, conditionings: Conditionings) -> None:
-        """Ask through `dispatcher`, with groups of `writer`."""
+    def __init__(
+        self, writer: GroupWriter, dispatcher: Dispatcher, conditionings: Conditionings, refusals: Refusals
+    ) -> None:
+        """Ask through `dispatcher`, with groups of `writer`; tell `refusals` of items that cannot be asked."""
         self.writer = writer
+        self.refusals = refusals
         self.dispatcher = dispatcher
         self.conditionings = conditionings
 
@@ -60,23 +65,25 @@ class Evaluator:
         self, label: str, step: int, version: int, items: Sequence[Item], progress: Progress
     ) -> Evaluation:
         """Evaluate policy `version` on `items`: tasks in both modalities, retention items by speech."""
-        asked: list[tuple[str, Item, pb.PromptGroup]] = []
-        for item in items:
-            by_speech = self.writer.evaluation(label, step, item, pb.MODALITY_SPEECH, version)
-            asked.append(("speech" if item.kind == "task" else "retention", item, by_speech))
-            if item.kind == "task":
-                by_text = self.writer.evaluation(label, step, item, pb.MODALITY_TEXT, version)
-                asked.append(("text", item, by_text))
-        futures = await self.dispatcher.submit([group for _, _, group in asked])
+        parts = [("speech" if item.kind == "task" else "retention", item, pb.MODALITY_SPEECH) for item in items]
+        parts += [("text", item, pb.MODALITY_TEXT) for item in items if item.kind == "task"]
+        asked: list[tuple[str, Item, pb.PromptGroup | None]] = []
+        for part, item, modality in parts:
+            try:
+                asked.append((part, item, self.writer.evaluation(label, step, item, modality, version)))
+            except PromptTooLongError as error:
+                asked.append((part, item, None))
+                await self.refusals.note(item.id, "prompt", str(error))
+        futures = await self.dispatcher.submit([group for _, _, group in asked if group is not None])
         done = 0
 
-        async def _grade(item: Item, group: pb.PromptGroup) -> Verdict:
+        async def _grade(item: Item, group: pb.PromptGroup | None) -> Verdict:
             nonlocal done
-            try:
-                answer = await futures[group.group_id]
-                response = self.conditionings.text_of(answer.trajectories[0].token_ids)
-            except GroupFailedError:
-                response = ""
+            response = ""
+            with contextlib.suppress(GroupFailedError):
+                if group is not None:
+                    answer = await futures[group.group_id]
+                    response = self.conditionings.text_of(answer.trajectories[0].token_ids)
             done += 1
             progress(done, len(asked))
             return Verdict(item.id, response, is_correct(response, item.answer))
@@ -96,14 +103,18 @@ class Evaluator:
 
         async def _ask(item: Item) -> Verdict:
             nonlocal done
-            generated = await client.generate(
-                self.conditionings.teacher(item),
-                max_new_tokens=max_new_tokens,
-                stop_token_ids=self.conditionings.family.stop_token_ids,
-            )
+            response = ""
+            try:
+                generated = await client.generate(
+                    self.conditionings.teacher(item),
+                    max_new_tokens=max_new_tokens,
+                    stop_token_ids=self.conditionings.family.stop_token_ids,
+                )
+                response = self.conditionings.text_of(generated.token_ids.tolist())
+            except UnscorableError as error:
+                await self.refusals.note(item.id, "teacher", str(error))
             done += 1
             progress(done, len(tasks))
-            response = self.conditionings.text_of(generated.token_ids.tolist())
             return Verdict(item.id, response, is_correct(response, item.answer))
 
         return list(await asyncio.gather(*(_ask(item) for item in tasks)))

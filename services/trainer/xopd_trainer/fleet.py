@@ -10,8 +10,7 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from xopd.streams import Keys
-from xopd.v1 import weights_pb2 as pb
-from xopd.wire import WireError, decode
+from xopd.wire import WireError, decode_pod_status
 
 
 async def read_pods(client: aioredis.Redis, keys: Keys) -> list[dict[str, Any]]:
@@ -26,7 +25,7 @@ async def read_pods(client: aioredis.Redis, keys: Keys) -> list[dict[str, Any]]:
         if value is None:
             continue
         try:
-            pod = decode(pb.PodStatus, value)
+            pod = decode_pod_status(value)
         except WireError:
             continue
         pods.append(

@@ -44,6 +44,8 @@ class GroupWriter:
     def _sampled(
         self, group_id: str, step: int, item: Item, modality: pb.Modality, version: int, purpose: pb.Purpose
     ) -> pb.PromptGroup:
+        # Responses to speech are read after the text prompt as well, for the modality gap: both must fit.
+        self.conditionings.student(item, pb.MODALITY_TEXT)
         seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
         sampling = pb.Sampling(
             temperature=self.config.sampling.temperature, max_new_tokens=self.config.sampling.max_new_tokens

@@ -18,6 +18,7 @@ ADVANTAGE_BUCKETS = (-20, -10, -5, -2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1
 SECONDS_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 TOKEN_STAGES = ("rollout", "teacher", "trainer")
 LAG_PARTS = ("in_flight", "in_queue")
+ITEM_REASONS = ("prompt", "clip", "teacher")
 
 
 class TrainerMetrics:
@@ -110,6 +111,16 @@ class TrainerMetrics:
         self.unreadable = Counter(
             "xopd_trainer_unreadable_entries", "Answers dropped because they could not be decoded", registry=r
         )
+        self.refused_answers = Counter(
+            "xopd_trainer_refused_answers", "Answers refused because they are not what was asked for", registry=r
+        )
+        self.refused_items = Counter(
+            "xopd_trainer_refused_items", "Times that an item was left out of a step or counted as wrong: by prompt,"
+            " clip or teacher", ["reason"], registry=r,
+        )  # fmt: skip
+        self.refused_scores = Counter(
+            "xopd_trainer_refused_scores", "Teachers' answers refused because they cannot be right", registry=r
+        )
         self.accuracy = Gauge("xopd_trainer_accuracy", "Held-out accuracy", ["split", "part"], registry=r)
         self.published_bytes = Counter("xopd_trainer_published_bytes", "Bytes of weight versions", registry=r)
         self.training = Gauge(
@@ -126,6 +137,8 @@ class TrainerMetrics:
             self.tokens.labels(name)
         for name in LAG_PARTS:
             self.lag_part.labels(name)
+        for name in ITEM_REASONS:
+            self.refused_items.labels(name)
         self._published = 0
         self.record_accounts(Accounts())
 

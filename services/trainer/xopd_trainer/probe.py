@@ -7,16 +7,25 @@ on-policy run logs at each step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
+
 from xopd.data import Item
+from xopd.scoring import UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
+from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner
+from xopd_trainer.refusals import unusable_clips
 from xopd_trainer.scored_groups import GroupScorer
+
+log = structlog.get_logger(__name__)
 
 
 class Prober:
@@ -36,19 +45,25 @@ class Prober:
         """The signals of policy `version` on task items, by modality name.
 
         Raises:
-            ScoringError: if the teacher cannot be reached or answers wrongly, after all attempts.
+            ScoringError: if the teacher cannot be reached, after all attempts.
         """
-        groups = [(item, self.writer.probe(version, item, modality)) for item in items for modality in MODALITY_NAMES]
+        groups = []
+        for item, modality in itertools.product(items, MODALITY_NAMES):
+            with contextlib.suppress(PromptTooLongError):  # the evaluation of the same item has told of it
+                groups.append((item, self.writer.probe(version, item, modality)))
         futures = await self.dispatcher.submit([group for _, group in groups])
 
         async def _scored(item: Item, group: pb.PromptGroup) -> Any:
             try:
                 answer = await futures[group.group_id]
-            except GroupFailedError:
+                return await self.scorer.sampled(item, group, answer, version, self.top_k)
+            except (GroupFailedError, UnscorableError) as error:
+                log.warning("not probed", group=group.group_id, reason=str(error))
                 return None
-            return await self.scorer.sampled(item, group, answer, version, self.top_k)
 
         scored = await asyncio.gather(*(_scored(item, group) for item, group in groups))
-        batch = [group for group in scored if group is not None]
+        scored_groups = [group for group in scored if group is not None]
+        unusable = await asyncio.to_thread(unusable_clips, self.learner.features, scored_groups)
+        batch = [group for group in scored_groups if group.group_id not in unusable]
         signals = await asyncio.to_thread(self.learner.measure, batch)
         return {name: collector.summary() for name, collector in signals.items()}

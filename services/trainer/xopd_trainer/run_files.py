@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from xopd.config import Config
+from xopd.jsonl import read_json_lines
 from xopd_trainer.evaluation import Evaluation, Verdict
 
 log = structlog.get_logger(__name__)
@@ -54,16 +55,9 @@ class RunFiles:
         self.append({"kind": "event", "step": step, "time": time.time(), "event": event, "detail": detail})
 
     def records(self) -> list[dict[str, Any]]:
-        """All records of metrics.jsonl; a torn last line is left out."""
-        if not self._metrics.exists():
-            return []
-        records = []
-        for line in self._metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return records
+        """All records of metrics.jsonl; what is none, such as a torn last line, is left out."""
+        records = read_json_lines(self._metrics)
+        return [r for r in records if isinstance(r.get("kind"), str) and isinstance(r.get("step"), int)]
 
     def forget_after(self, step: int) -> None:
         """Drop step and dev records later than the checkpoint that the run resumes from."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from xopd.data import Item
-from xopd.scoring import ScoredResponse, ScoringError, TeacherClient
+from xopd.scoring import ScoredResponse, TeacherClient, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
 from xopd_trainer.conditionings import Conditionings
@@ -29,7 +29,8 @@ class GroupScorer:
         """The policy's own responses to `group`, to be trained on by policy `version`, with the teacher's scores.
 
         Raises:
-            ScoringError: if the teacher cannot be reached or answers wrongly, after all attempts.
+            UnscorableError: if the teacher refuses these responses or answers wrongly, after all attempts.
+            ScoringError: if the teacher cannot be reached, after all attempts.
         """
         responses = [np.asarray(t.token_ids, dtype=np.int64) for t in answer.trajectories]
         scores = await self._scores(item, responses, group.group_id, top_k)
@@ -65,7 +66,7 @@ class GroupScorer:
         scores = await self.teacher.score(prompt, responses, request_id=group_id, top_k=top_k)
         highest = max((int(score.top_token_ids.max()) for score in scores if score.top_token_ids.size), default=0)
         if highest >= self.vocabulary_size:
-            raise ScoringError(
+            raise UnscorableError(
                 f"{group_id}: the teacher names token id {highest}, the student's head has {self.vocabulary_size} rows"
             )
         return scores

@@ -21,17 +21,19 @@ from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
 from xopd.ledger import Ledger, TrainedGroup, group_content
-from xopd.scoring import TeacherClient
+from xopd.scoring import TeacherClient, UnscorableError
 from xopd.tracing import NO_TRACER, Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.busy_clock import BusyClock
+from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
 from xopd_trainer.methods import Method, Response
 from xopd_trainer.patience import patiently
 from xopd_trainer.publisher import Publisher
+from xopd_trainer.refusals import Fault, Refusals, unusable_clips
 from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.step_spans import note_answer, note_step, start_group
 from xopd_trainer.transport import TransportTimes
@@ -59,6 +61,7 @@ class StepRunner:
         learner: Learner,
         publisher: Publisher,
         ledger: Ledger,
+        refusals: Refusals,
         tracer: Tracer = NO_TRACER,
     ) -> None:
         """Put the parts together."""
@@ -72,6 +75,7 @@ class StepRunner:
         self.learner = learner
         self.publisher = publisher
         self.ledger = ledger
+        self.refusals = refusals
         self.learning = False
         """Whether the weights are between two versions. Stays set if a step breaks there."""
         self.rollout_clock = BusyClock()
@@ -95,8 +99,8 @@ class StepRunner:
         Items that cannot be answered are left out and counted as given up.
 
         Raises:
-            ScoringError: if the teacher cannot be reached or answers wrongly, after all attempts.
-            UserError: if no item could be answered, or Redis or the weight store is away for too long.
+            ScoringError: if the teacher cannot be reached, after all attempts.
+            UserError: if no item of the step is left, or Redis or the weight store is away for too long.
         """
         about: dict[str, Any] = {
             "xopd.run_id": self.writer.run_id,
@@ -117,12 +121,13 @@ class StepRunner:
         lambda_ = self.config.objective.lambda_
         modalities = [m for m, weight in ((pb.MODALITY_TEXT, 1 - lambda_), (pb.MODALITY_SPEECH, lambda_)) if weight > 0]
         brought = {item.id: self.method.response(step, item) for item in items}
-        groups = [
-            self.writer.training(step, item, modality, step - 1)
+        written = [
+            await self._written(step, item, modality)
             for item in items
             for modality in modalities
             if brought[item.id] is None
         ]
+        groups = [group for group in written if group is not None]
         spans = {group.group_id: start_group(self.tracer, group) for group in groups}
 
         self._last_answer_at = began
@@ -141,8 +146,12 @@ class StepRunner:
         rollout_s, scored_at = self._last_answer_at - began, time.monotonic()
         score_s = scored_at - self._last_answer_at
 
+        batch = await self._with_clips(batch)
         if not batch:
-            raise UserError(f"no item of step {step} could be answered; the pods' logs say why. Then resume.")
+            raise UserError(
+                f"no item of step {step} could be trained on; the last reason was: {self.refusals.newest};"
+                " see the dead letters and the pods' logs, put it right, then resume."
+            )
         trained = [_as_trained(group) for group in batch]
         self.ledger.assert_new(step, trained)
         lag = max(t.policy_lag for group in batch for t in group.trajectories)
@@ -169,6 +178,29 @@ class StepRunner:
         else:
             self.ledger.trained(step, groups, lag)
 
+    async def _written(self, step: int, item: Item, modality: pb.Modality) -> pb.PromptGroup | None:
+        """The group of an item, or None where its prompt does not fit: then it is never dispatched."""
+        try:
+            return self.writer.training(step, item, modality, step - 1)
+        except PromptTooLongError as error:
+            await self.refusals.note(self.writer.training_id(step, item, modality), "prompt", str(error))
+            return None
+
+    async def _with_clips(self, batch: Sequence[ScoredGroup]) -> list[ScoredGroup]:
+        """The groups whose clips can be read here, too: the learner needs them."""
+        unusable = await asyncio.to_thread(unusable_clips, self.learner.features, batch)
+        for group in batch:
+            if group.group_id in unusable:
+                await self._give_up(group.group_id, "clip", str(unusable[group.group_id]), group.sampled)
+        return [group for group in batch if group.group_id not in unusable]
+
+    async def _give_up(self, group_id: str, fault: Fault, reason: str, in_ledger: bool) -> None:
+        """Leave an answered group out of the step; what was brought along is in the ledger only once it is trained."""
+        await self.refusals.note(group_id, fault, reason)
+        if in_ledger:
+            patience_s = self.config.run.stall_timeout_s
+            await patiently("writing to the ledger", patience_s, lambda: self.ledger.buried(group_id, reason))
+
     async def _sampled(
         self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup], span: Span
     ) -> ScoredGroup | None:
@@ -182,20 +214,31 @@ class StepRunner:
                 note_answer(self.tracer, span, answer)
             except GroupFailedError as error:
                 failed(span, str(error))
+                self.refusals.newest = str(error)  # counted and noted by the pod that said so
                 return None
             finally:
                 self._last_answer_at = max(self._last_answer_at, time.monotonic())
-            with self.score_clock.working(), child_span(self.tracer, "score"):
-                return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
+            try:
+                with self.score_clock.working(), child_span(self.tracer, "score"):
+                    return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
+            except UnscorableError as error:
+                failed(span, str(error))
+                await self._give_up(group.group_id, "teacher", str(error), in_ledger=True)
+                return None
 
     async def _brought(
         self, step: int, item: Item, modality: pb.Modality, response: Response | None
     ) -> ScoredGroup | None:
         if response is None:
             return None
-        with self.score_clock.working():
-            group_id = self.writer.training_id(step, item, modality)
-            return await self.scorer.brought(item, modality, group_id, response, self._top_k)
+        group_id = self.writer.training_id(step, item, modality)
+        try:
+            with self.score_clock.working():
+                return await self.scorer.brought(item, modality, group_id, response, self._top_k)
+        except (UnscorableError, PromptTooLongError) as error:
+            fault: Fault = "teacher" if isinstance(error, UnscorableError) else "prompt"
+            await self.refusals.note(group_id, fault, str(error))
+            return None
 
     def _note_lag(self, step: int, answer: pb.TrajectoryGroup) -> None:
         """Split the answer's lag where it arrives, into what the pod brought along and what is added here."""

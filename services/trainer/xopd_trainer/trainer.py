@@ -19,12 +19,12 @@ from xopd.families import ModelFamily
 from xopd.ledger import Ledger
 from xopd.scoring import ScoringError, TeacherClient
 from xopd.service.lifecycle import end_tasks
-from xopd.streams import Keys, WorkStream
+from xopd.streams import DeadLetters, Keys, WorkStream
 from xopd.streams.keys import TRAINER_GROUP
 from xopd.tracing import NO_TRACER, Tracer
 from xopd.v1 import weights_pb2
 from xopd.weights import WeightStore
-from xopd.weights.store import remove_leftovers
+from xopd.weights.store import remove_leftovers, store_uri
 from xopd.wire import PROTOCOL
 from xopd_trainer.collector import Collector
 from xopd_trainer.conditionings import Conditionings
@@ -42,6 +42,7 @@ from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.probe import Prober
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.redis_gauges import keep_gauges
+from xopd_trainer.refusals import Refusals
 from xopd_trainer.run_files import RunFiles
 from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.status import Status
@@ -96,8 +97,12 @@ class Trainer:
         )
         self.trajectories = WorkStream(self.client, self.keys.trajectories, TRAINER_GROUP, self.run_id)
         vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
-        self.collector = Collector(self.trajectories, self.dispatcher, self.ledger, self.run_id, vocabulary_size)
+        self.dead = DeadLetters(self.client, self.keys.dead, self.run_id)
+        self.collector = Collector(
+            self.trajectories, self.dispatcher, self.ledger, self.run_id, vocabulary_size, self.dead
+        )
         self.collector.on_unreadable = self.metrics.unreadable.inc
+        self.collector.on_refused = self.metrics.refused_answers.inc
         self.history = History(
             config,
             family,
@@ -116,7 +121,7 @@ class Trainer:
             vocabulary_fingerprint=family.vocabulary.fingerprint,
             started_at=time.time(),
         )
-        self.store_uri = config.weights.uri or str(self.files.weights.resolve())
+        self.store_uri = store_uri(config)
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
         self.publisher = Publisher(lease, store, info, patience_s, tracer)
         self.publisher.on_full_disk = self.metrics.outage_waits.inc
@@ -125,10 +130,21 @@ class Trainer:
         writer = GroupWriter(config, conditionings, self.run_id)
         scorer = GroupScorer(conditionings, teacher, vocabulary_size)
         self.conditionings = conditionings
-        self.evaluator = Evaluator(writer, self.dispatcher, conditionings)
+        refusals = Refusals(self.dead, self.metrics.refused_items, config.data.manifest)
+        self.evaluator = Evaluator(writer, self.dispatcher, conditionings, refusals)
         self.prober = Prober(writer, self.dispatcher, scorer, learner, config.trainer.overlap_top_k)
         self.steps = StepRunner(
-            config, learner.method, writer, self.dispatcher, teacher, scorer, learner, self.publisher, ledger, tracer
+            config,
+            learner.method,
+            writer,
+            self.dispatcher,
+            teacher,
+            scorer,
+            learner,
+            self.publisher,
+            ledger,
+            refusals,
+            tracer,
         )
         self.metrics.watch(
             lambda: self.status.phase == "training",

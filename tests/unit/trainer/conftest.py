@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 
+from tests.clips import rules
 from tests.random_models import make_student, make_teacher
 from xopd.config import Config
 from xopd.data.features import FeatureCache
@@ -58,7 +59,7 @@ def encoder(family: ModelFamily) -> AudioEncoder:
 
 @pytest.fixture(scope="session")
 def features(encoder: AudioEncoder, tmp_path_factory: pytest.TempPathFactory) -> FeatureCache:
-    return FeatureCache(tmp_path_factory.mktemp("features"), encoder, 16000, 30.0)
+    return FeatureCache(tmp_path_factory.mktemp("features"), encoder, 16000, rules("/"))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 import torch
 from xopd_trainer.learner import FrozenPartChangedError
 
+from tests.clips import rules
 from tests.unit.trainer.groups import batch, make_group, make_learner
 from tests.unit.trainer.naive import PlainStudent
 from xopd.data.features import FeatureCache
@@ -48,7 +49,7 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, family, features):
 
 
 def test_clips_are_encoded_once(config, family, encoder, clips, tmp_path):
-    features = FeatureCache(tmp_path, encoder, 16000, 30.0)
+    features = FeatureCache(tmp_path, encoder, 16000, rules("/"))
     learner = make_learner(config, family, features)
     for step in (1, 2):
         learner.step(step, batch(family, clips))

@@ -9,16 +9,14 @@ The responses come from the teacher service and lie in RUN/teacher_responses.jso
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from xopd.config.schema import ObjectiveSettings
 from xopd.data import Item
+from xopd.jsonl import read_json_lines
 from xopd.objective import Totals
 from xopd_trainer.batch import ResponseTensors
 from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
@@ -45,7 +43,8 @@ class OfflineKd:
         """Have the teacher answer the text of every item that is not answered yet."""
         path = preparation.files.teacher_responses
         if path.exists():
-            records = list(_whole_lines(path.read_text(encoding="utf-8")))
+            # A torn last line belongs to an item that is asked once more.
+            records = read_json_lines(path)
             self._responses = {record["id"]: record["token_ids"] for record in records}
             partial = path.with_suffix(".part")
             partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -80,10 +79,3 @@ class OfflineKd:
         )
         token_ids: list[int] = generated.token_ids.tolist()
         return token_ids
-
-
-def _whole_lines(text: str) -> Iterator[dict[str, Any]]:
-    # A torn last line belongs to an item that is asked once more.
-    for line in text.splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            yield json.loads(line)
