@@ -231,7 +231,7 @@ class Ledger:
 
     def _change_open(self, database: sqlite3.Connection, group_id: str, change: str, *values: Any) -> int:
         """Change this life's open group; returns its number of responses. `change` is a caller's own literal."""
-        query = f"UPDATE groups SET {change} WHERE group_id = ? AND life = ? AND outcome = 'open'"  # noqa: S608
+        query = f"UPDATE groups SET {change} WHERE group_id = ? AND life = ? AND outcome = 'open'"  # noqa: S608 # nosec B608
         row = database.execute(f"{query} RETURNING responses", (*values, group_id, self.life)).fetchone()
         if row is None:
             raise LedgerError(f"group {group_id} is not under way")
