@@ -38,8 +38,8 @@ def fetch(path: Path, rate: int = 16000, **limits):
 
 NAMES = (
     "missing.flac", "text.wav", "nothing.wav", "folder.wav", "cut.wav", "cut.flac", "cut.aiff", "cut.mp3",
-    "empty.wav", "silent.wav", "whisper.wav", "cancelled.wav", "nan.wav", "infinite.wav", "unscaled.wav", "array.wav", "slow.wav",
-    "fast.wav", "long.flac",
+    "empty.wav", "silent.wav", "whisper.wav", "cancelled.wav", "nan.wav", "infinite.wav", "unscaled.wav",
+    "array.wav", "slow.wav", "fast.wav", "long.flac",
 )  # fmt: skip
 
 
