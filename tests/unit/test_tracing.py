@@ -289,7 +289,8 @@ async def test_a_group_sent_once_more_says_why(traced, tmp_path) -> None:
 async def test_a_group_that_is_given_up_says_why(traced) -> None:
     nothing: Any = None
     teacher: Any = SimpleNamespace(counters=Counters())
-    steps = StepRunner(*[nothing] * 4, teacher, *[nothing] * 5, traced.tracer)
+    refusals: Any = SimpleNamespace(newest="")
+    steps = StepRunner(*[nothing] * 4, teacher, *[nothing] * 4, refusals, traced.tracer)
     future: asyncio.Future[pb.TrajectoryGroup] = asyncio.get_running_loop().create_future()
     future.set_exception(GroupFailedError("the clip is missing"))
     with traced.tracer.start_as_current_span("step"):

@@ -121,7 +121,7 @@ def read_clip(uri: str, rules: AudioRules) -> bytes:
 def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) -> NDArray[np.float32]:
     """Decode the bytes of a clip; `uri` is named in errors. Returns and raises as `fetch_audio` does."""
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as file:
+        with soundfile.SoundFile(_Bytes(data)) as file:
             header = AudioHeader(file.frames, file.samplerate, file.channels)
             check_header(header, uri, max_seconds)
             samples = file.read(header.frames, dtype="float32", always_2d=True)
@@ -162,6 +162,16 @@ def read_header(path: Path) -> AudioHeader:
             return AudioHeader(file.frames, file.samplerate, file.channels)
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
         raise AudioError("format", str(path), f"is not audio that can be decoded ({_first_line(error)})") from None
+
+
+class _Bytes(io.BytesIO):
+    """A file in memory. In a damaged one libsndfile seeks to before its beginning, and means to be told so quietly."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except ValueError:
+            return self.tell()
 
 
 def _container_is_cut(data: bytes) -> bool:
