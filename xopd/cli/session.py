@@ -11,6 +11,7 @@ from xopd.cli.rundir import RunFolder
 from xopd.cli.stopping import Stop
 from xopd.cli.view import View
 from xopd.errors import UserError
+from xopd.service.lifecycle import STOPPED_STATUSES
 from xopd.service.supervisor import ProcessFailedError, Supervisor
 
 TRAINER_GRACE_S = 120.0
@@ -82,6 +83,10 @@ class Session:
                 if members and all(managed.state == "failed" for managed in members):
                     raise supervisor.failure(members[0])
             await asyncio.sleep(0.2)
+        if trainer.exit_status is not None and trainer.exit_status in STOPPED_STATUSES:
+            self.stop.ask(trainer.exit_status - 128)
+            self.view.event("the trainer was stopped from outside; its checkpoint is written")
+            return
         if trainer.exit_status != 0:
             raise supervisor.failure(trainer)
         if not self.folder.summary.exists():
@@ -92,7 +97,8 @@ class Session:
         trainer = supervisor.processes.get(self.fleet.trainer.name)
         was_running = trainer is not None and trainer.pid is not None
         await supervisor.stop(names["trainer"], TRAINER_GRACE_S)
-        if trainer is not None and was_running and trainer.exit_status != 0 and self.failure is None:
+        in_order = {0, *STOPPED_STATUSES}
+        if trainer is not None and was_running and trainer.exit_status not in in_order and self.failure is None:
             self.view.event(str(supervisor.failure(trainer)))
         pods = [managed.spec.name for role in ("rollout", "teacher") for managed in supervisor.of_role(role)]
         await supervisor.stop(pods, POD_GRACE_S)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xopd.service.lifecycle import announce_addresses, run_service
+from xopd.service.lifecycle import StoppedEarlyError, announce_addresses, run_service
 from xopd.service.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -20,7 +20,11 @@ def main(
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of this run.")] = False,
 ) -> None:
-    """Train a speech LLM with X-OPD, against rollout and teacher pods."""
+    """Train a speech LLM with X-OPD, against rollout and teacher pods.
+
+    Exit status: 0 once the run has reached its end; 143 or 130 where SIGTERM or SIGINT stopped it before, after a
+    checkpoint from which --resume goes on; 2 for a mistake that the last line names; 1 for a crash.
+    """
 
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
@@ -45,6 +49,8 @@ def main(
                 await trainer.run(resume, stop)
                 # One more look for whoever polls /status: the end should be seen.
                 await asyncio.sleep(1.0)
+                if trainer.status.phase != "finished":
+                    raise StoppedEarlyError
 
     run_service(_serve)
 
