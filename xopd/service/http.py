@@ -13,6 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import BaseModel
 
 import xopd
+from xopd.errors import UserError
 
 ReadyCheck = Callable[[], Awaitable[str | None]]
 """Returns None when ready, else a clause that says what is missing."""
@@ -65,12 +66,22 @@ def make_app(
     return app
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket on host:port; port 0 takes a free one."""
+def bind(host: str, port: int, setting: str) -> socket.socket:
+    """A listening socket on host:port; port 0 takes a free one.
+
+    Raises:
+        UserError: if it cannot be had, naming `setting`, such as rollout.port.
+    """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((host, port))
-    listener.listen(128)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise UserError(
+            f"{setting}: {host}:{port} cannot be bound ({error.strerror}); free it, or set another."
+        ) from None
     return listener
 
 

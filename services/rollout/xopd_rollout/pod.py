@@ -19,6 +19,8 @@ from redis.exceptions import RedisError
 from xopd.config.schema import Config
 from xopd.errors import UserError
 from xopd.families import ModelFamily
+from xopd.service.addresses import http_url, reachable_host
+from xopd.service.folders import ensure_writable
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import Keys, connect
@@ -62,7 +64,9 @@ class Pod:
             EngineDiedError: if the engine's process has ended.
         """
         settings = self.config.rollout
-        listener = bind(settings.host, settings.port)
+        listener = bind(settings.host, settings.port, "rollout.port")
+        if self.config.student.audio_input == "features":
+            ensure_writable(self.config.student.feature_cache, "student.feature_cache")
         app = make_rollout_app(self.config, self.metrics, self.served, self._alive, self._ready)
         async with serving(app, listener):
             host, port = listener.getsockname()[:2]
@@ -73,7 +77,9 @@ class Pod:
                 await check_run(self.client, self.keys, family)
                 engine = await self._started_engine(stop)
                 if engine is not None:
-                    async with self._assembled(engine, family, self.client, f"http://{host}:{port}") as worker:
+                    peer = self.config.redis.url
+                    shown = await asyncio.to_thread(reachable_host, host, settings.announce, peer)
+                    async with self._assembled(engine, family, self.client, http_url(shown, port)) as worker:
                         await worker.run(stop)
             finally:
                 await self.client.aclose()

@@ -50,13 +50,7 @@ async def serve(
     version = engine_version(settings.engine)
     pod = _Pod(settings, one_by_one)
     grpc_port = pod.bind_grpc()
-    try:
-        listener = bind(settings.host, settings.http_port)
-    except OSError as error:
-        raise UserError(
-            f"teacher.http_port: {settings.host}:{settings.http_port} cannot be bound ({error.strerror}); free it,"
-            " or set another."
-        ) from None
+    listener = bind(settings.host, settings.http_port, "teacher.http_port")
     app = make_app("teacher", settings.engine, version, pod.metrics.registry, pod.alive, pod.ready)
     async with serving(app, listener):
         # Announced before the model is loaded: probes can be answered, and /readyz says what is awaited.

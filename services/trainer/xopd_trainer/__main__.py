@@ -34,14 +34,16 @@ def main(
         settings = load_config(config, overrides or ())
         configure_logging("trainer", settings.trainer.log_level)
         from xopd_trainer.app import make_trainer_app
-        from xopd_trainer.assembly import assembled
+        from xopd_trainer.assembly import assembled, ensure_folders
 
+        # Before the model is loaded and a teacher is waited for: a taken port or a missing volume is told at once.
+        listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")
+        ensure_folders(settings)
         async with assembled(settings) as trainer:
 
             async def _ready() -> str | None:
                 return "starting" if trainer.status.phase == "starting" else None
 
-            listener = bind(settings.trainer.host, settings.trainer.port)
             http = make_trainer_app(trainer.metrics, trainer.running, trainer.as_status, _ready)
             async with serving(http, listener):
                 host, port = listener.getsockname()[:2]
