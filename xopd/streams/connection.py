@@ -16,6 +16,11 @@ OLDEST = (6, 2)
 """Oldest server version with XAUTOCLAIM."""
 
 
+def shown_url(url: str) -> str:
+    """A Redis URL without its user and password."""
+    return re.sub(r"//[^@/]*@", "//…@", url)
+
+
 async def connect(settings: RedisSettings) -> aioredis.Redis:
     """Connect and check the server's version.
 
@@ -27,7 +32,7 @@ async def connect(settings: RedisSettings) -> aioredis.Redis:
     """
     if not settings.url:
         raise UserError("redis.url is empty: give --set redis.url=redis://HOST:PORT, or start the run with `xopd up`.")
-    shown = re.sub(r"//[^@/]*@", "//…@", settings.url)
+    shown = shown_url(settings.url)
     try:
         client: aioredis.Redis = aioredis.Redis.from_url(
             settings.url,
