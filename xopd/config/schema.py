@@ -113,7 +113,7 @@ class TeacherSettings(Section):
     endpoints: list[str] = Field(
         default_factory=list,
         description="host:port of teacher pods, for trainers; a name with several addresses counts as several pods."
-        " Empty: `xopd up` starts one.",
+        " `file:PATH` is a file that lists such, one a line, and is read again and again. Empty: `xopd up` starts one.",
     )
     host: str = Field("127.0.0.1", description="Address that the teacher service binds.")
     port: Port = Field(0, description="gRPC port that the teacher service binds; 0 takes a free one.")

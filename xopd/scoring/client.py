@@ -24,7 +24,7 @@ from xopd.errors import UserError
 from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generated, read_scores
 from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import ScoringError
-from xopd.scoring.pods import Pod, parse_endpoint
+from xopd.scoring.pods import Pod, parse_source
 from xopd.scoring.pool import PodPool, describe_status
 from xopd.scoring.spans import Metadata, call_span
 from xopd.tracing import NO_TRACER, Tracer
@@ -73,14 +73,15 @@ class TeacherClient:
         """Connect to nothing yet.
 
         Args:
-            endpoints: host:port of each teacher; a name with several addresses counts as several pods.
+            endpoints: host:port of each teacher, where a name with several addresses counts as several pods; or
+                file:PATH, which lists such.
             deadline_s: of each try of a call (seconds).
             attempts: tries before a call is given up, if also
             patience_s: seconds have passed since it began. Without any pod a call waits so long.
             tracer: makes a span of each try, where something traced asks.
 
         Raises:
-            UserError: if there is no endpoint, or one is not host:port.
+            UserError: if there is no endpoint, or one is neither.
         """
         if not endpoints:
             raise UserError("teacher.endpoints is empty; name the teacher's host:port.")
@@ -89,7 +90,7 @@ class TeacherClient:
         self.patience_s = patience_s
         self.tracer = tracer
         self.counters = Counters()
-        self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s)
+        self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], patience_s)
 
     @classmethod
     def from_settings(cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER) -> TeacherClient:
