@@ -112,7 +112,7 @@ def test_the_fleet_is_shown_with_no_file_at_hand(client: redis.Redis, server: Em
     assert done.returncode == 0, done.stderr
     for needed in (
         "training, step 42 of 150, 1 min 11 s left",
-        "3 prompt groups unanswered, 2 of them claimed",
+        "prompts unanswered 3 (claimed 2), answers kept until a checkpoint 1, dead letters 0",
         "5,504 trajectories dispatched, 5,376 trained",
         "v42 is the newest",
         "rollout-6d5f8b7c9d-x2x5k",

@@ -45,8 +45,8 @@ def _summary(state: FleetState) -> Table:
     grid.add_row("weights", weights + heard)
     grid.add_row(
         "queues",
-        f"{count(state.prompts)} prompt groups unanswered, {count(state.claimed)} of them claimed;"
-        f" {count(state.trajectories)} answers kept until a checkpoint; {count(state.dead)} dead letters",
+        f"prompts unanswered {count(state.prompts)} (claimed {count(state.claimed)}), answers kept until a checkpoint"
+        f" {count(state.trajectories)}, dead letters {count(state.dead)}",
     )
     if trainer is not None:
         grid.add_row(
