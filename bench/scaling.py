@@ -146,6 +146,12 @@ def show(phases: list[Phase], per_step: int) -> Table:
         _row(f"seconds: {stage}", lambda phase, stage=stage: phase.seconds_of(stage), ".2f")  # type: ignore[misc]
     _row(f"cores used, of {cores}", lambda phase: phase.cores_used, ".2f")
     _row("cores used by others", lambda phase: phase.cores_others, ".2f")
+    # What a pod more cannot change: where this stays and the rate grows, the gain is that of cores that stood idle.
+    _row(
+        "trajectories a core second",
+        lambda phase: len(phase.steps) * per_step / phase.seconds / phase.cores_used,
+        ".1f",
+    )
     return table
 
 
