@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from xopd.streams.keys import Keys
 from xopd.v1 import weights_pb2 as pb
 
 KEYS = Keys("theirs")
+LATELY = time.time() + 3600
+"""The time of a beat that is never old, however slow this machine is: an age is not below 0."""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def run_status(**more: Any) -> pb.RunStatus:
     ]  # fmt: skip
     about: dict[str, Any] = {
         "run_id": "tiny-1", "phase": "training", "step": 42, "steps": 150, "policy_version": 42, "eta_seconds": 71.0,
-        "dispatched": 5_504, "trained": 5_376, "beat_at": time.time(), "teachers": teachers,
+        "dispatched": 5_504, "trained": 5_376, "beat_at": LATELY, "teachers": teachers,
     }  # fmt: skip
     return pb.RunStatus(protocol=1, **{**about, **more})
 
@@ -86,7 +89,7 @@ def pod_status(pod_id: str, **more: Any) -> pb.PodStatus:
     lately = pb.Activity(seconds=30, generated_tokens=37_020, busy_seconds=18, sync_seconds=0.9, idle_seconds=11.1)
     about: dict[str, Any] = {
         "run_id": "tiny-1", "policy_version": 42, "engine": "vllm", "engine_version": "0.32.0",
-        "url": "http://10.0.2.5:8080", "in_flight_groups": 8, "beat_at": time.time(), "recent": lately,
+        "url": "http://10.0.2.5:8080", "in_flight_groups": 8, "beat_at": LATELY, "recent": lately,
     }  # fmt: skip
     return pb.PodStatus(protocol=1, pod_id=pod_id, **{**about, **more})
 
@@ -135,7 +138,7 @@ def test_programs_read_json(client: redis.Redis, server: EmbeddedServer) -> None
     assert read["queues"] == {"prompts": 3, "claimed_prompts": 2, "trajectories": 1, "dead": 0}
     assert [pod["draining"] for pod in read["pods"]] == [False, True]
     assert read["pods"][0]["recent"]["generated_tokens"] == 37_020
-    assert 0 <= read["pods"][0]["beat_age_s"] < 60
+    assert read["pods"][0]["beat_age_s"] == 0
     assert [teacher["ok"] for teacher in read["teachers"]] == [True, False]
     assert read["newest_version"] == 42
 
@@ -178,7 +181,7 @@ def test_what_is_stale_is_said(client: redis.Redis, server: EmbeddedServer) -> N
     populate(client)
     silent = pod_status("hung", beat_at=time.time() - 25)
     client.set(KEYS.pod("hung"), silent.SerializeToString())
-    assert "hung has been silent for 25 s: it hangs or has died." in shown()
+    assert re.search(r"hung has been silent for \d+ s: it hangs or has died\.", shown())
     # What an earlier life of the trainer said is not taken for this one's.
     client.set(KEYS.run, run_info(run_id="tiny-2").SerializeToString())
     assert "The trainer is silent: it was stopped or killed" in shown()
@@ -187,6 +190,9 @@ def test_what_is_stale_is_said(client: redis.Redis, server: EmbeddedServer) -> N
     client.set(KEYS.run, run_info(finished=True).SerializeToString())
     assert "The run has reached its end" in shown()
     assert "No rollout pod" not in shown()
+    client.set(KEYS.run, run_info().SerializeToString())
+    client.set(KEYS.status, run_status(lost=8).SerializeToString())
+    assert "8 trajectories are lost, which must not be" in shown()
     client.xadd(KEYS.dead, {"reason": "no protobuf"})
     assert "XRANGE theirs:dead - + gives the reasons" in shown()
 

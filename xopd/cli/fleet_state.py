@@ -74,6 +74,8 @@ class FleetState:
         ]
         if self.trainer is not None:
             out = [about for about in self.trainer.teachers if not about.ok]
+            if self.trainer.lost:
+                said.append(f"{self.trainer.lost} trajectories are lost, which must not be: see `xopd audit`.")
             said += [f"Teacher {about.endpoint} gets no calls: {about.problem}." for about in out]
         if self.dead:
             said.append(f"{self.dead} entries could not be used: XRANGE {self.prefix}:dead - + gives the reasons.")

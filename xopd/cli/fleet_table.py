@@ -52,7 +52,7 @@ def _summary(state: FleetState) -> Table:
         grid.add_row(
             "accounts",
             f"{count(trainer.dispatched)} trajectories dispatched, {count(trainer.trained)} trained,"
-            f" {count(trainer.given_up)} given up",
+            f" {count(trainer.given_up)} given up, {count(trainer.lost)} lost",
         )
     grid.add_row("redis", f"{state.redis}, prefix {state.prefix}")
     return grid

@@ -57,7 +57,7 @@ class RunInfo(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., student: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., started_at: _Optional[float] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class RunStatus(_message.Message):
-    __slots__ = ("protocol", "run_id", "phase", "step", "steps", "policy_version", "progress_done", "progress_total", "eta_seconds", "teachers", "dispatched", "trained", "given_up", "beat_at")
+    __slots__ = ("protocol", "run_id", "phase", "step", "steps", "policy_version", "progress_done", "progress_total", "eta_seconds", "teachers", "dispatched", "trained", "given_up", "lost", "beat_at")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -71,6 +71,7 @@ class RunStatus(_message.Message):
     DISPATCHED_FIELD_NUMBER: _ClassVar[int]
     TRAINED_FIELD_NUMBER: _ClassVar[int]
     GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
     BEAT_AT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     run_id: str
@@ -85,8 +86,9 @@ class RunStatus(_message.Message):
     dispatched: int
     trained: int
     given_up: int
+    lost: int
     beat_at: float
-    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., policy_version: _Optional[int] = ..., progress_done: _Optional[int] = ..., progress_total: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., teachers: _Optional[_Iterable[_Union[TeacherStatus, _Mapping]]] = ..., dispatched: _Optional[int] = ..., trained: _Optional[int] = ..., given_up: _Optional[int] = ..., beat_at: _Optional[float] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., policy_version: _Optional[int] = ..., progress_done: _Optional[int] = ..., progress_total: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., teachers: _Optional[_Iterable[_Union[TeacherStatus, _Mapping]]] = ..., dispatched: _Optional[int] = ..., trained: _Optional[int] = ..., given_up: _Optional[int] = ..., lost: _Optional[int] = ..., beat_at: _Optional[float] = ...) -> None: ...
 
 class TeacherStatus(_message.Message):
     __slots__ = ("endpoint", "model", "engine", "ok", "problem", "in_flight", "calls", "failures", "scored_tokens", "tokens_per_second")

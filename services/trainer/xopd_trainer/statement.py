@@ -84,6 +84,7 @@ class Statement:
             dispatched=accounts.dispatched,
             trained=accounts.trained,
             given_up=accounts.given_up,
+            lost=accounts.lost,
             beat_at=time.time(),
         )
 
