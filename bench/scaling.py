@@ -167,7 +167,7 @@ def main() -> None:
     out = (args.out or Path(tempfile.mkdtemp(prefix="xopd-scaling-"))).resolve()
     out.mkdir(parents=True, exist_ok=True)
     # Leaving pods take some steps to drain; what remains afterwards lets the run reach its end.
-    run = Run(out, 3 * (args.steps + WARM_UP) + 30, args.batch)
+    run = Run(out, 3 * (args.steps + WARM_UP) + 15, args.batch)
     more = [f"rollout-{i}" for i in range(1, args.rollout)] + [f"teacher-{i}" for i in range(1, args.teacher)]
     try:
         phases = [measure(run, "1 rollout, 1 teacher", args.steps)]
