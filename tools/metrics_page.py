@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from grpc import StatusCode
 from prometheus_client import CollectorRegistry
 from xopd_rollout.clock import ActivityClock
-from xopd_rollout.metrics import RolloutMetrics
-from xopd_teacher.metrics import TeacherMetrics
-from xopd_trainer.metrics import TrainerMetrics
+from xopd_rollout.metrics import FAILURES, FINISH_REASONS, PURPOSES, REFUSALS, RolloutMetrics
+from xopd_teacher.metrics import DROP_REASONS, KINDS, METHODS, TeacherMetrics
+from xopd_trainer.metrics import ITEM_REASONS, LAG_PARTS, TOKEN_STAGES, TrainerMetrics
+from xopd_trainer.status import STAGES
+
+from xopd.ledger import Accounts
+from xopd.wire import MODALITY_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "METRICS.md"
@@ -23,7 +28,8 @@ by `make docs`.
 
 - A counter's name ends in `_total` there; a histogram has `_bucket`, `_sum` and `_count`; either has `_created`, the
   time at which it began.
-- Labels have few values each, known beforehand. Which pod a series belongs to is Prometheus's own label `instance`.
+- Labels have few values each, known beforehand ([below](#values-of-labels)). Which pod a series belongs to is
+  Prometheus's own label `instance`.
 - A gauge by modality is there once that modality was trained on, so a text-only run has no `speech`; a figure that the
   method does not have (a supervised one has no advantages) is left out.
 - A *share* is between 0 and 1. *nats* are natural logarithms. Rates are left to PromQL:
@@ -76,6 +82,31 @@ UNITS_BY_NAME = {
     "xopd_trainer_teacher_mass": "share",
     "xopd_trainer_top_k_overlap": "share",
 }
+BY_LABEL: dict[str, tuple[str, ...]] = {
+    "modality": tuple(MODALITY_NAMES.values()),
+    "purpose": tuple(PURPOSES.values()),
+    "activity": ("busy", "sync", "idle"),
+    "method": METHODS,
+    "kind": KINDS,
+    "stream": ("prompts", "trajectories", "dead"),
+    "split": ("test", "dev"),
+}
+"""The values of labels that mean the same everywhere."""
+BY_SERIES: dict[str, dict[str, tuple[str, ...]]] = {
+    "xopd_rollout_groups": {"outcome": ("ok", *FAILURES.values())},
+    "xopd_rollout_finish": {"reason": tuple(FINISH_REASONS.values())},
+    "xopd_rollout_refused": {"reason": REFUSALS},
+    "xopd_teacher_requests": {"outcome": tuple(code.name.lower() for code in StatusCode)},
+    "xopd_teacher_dropped_requests": {"reason": DROP_REASONS},
+    "xopd_trainer_loss": {"part": ("total", "in", "cross")},
+    "xopd_trainer_policy_lag": {"part": LAG_PARTS},
+    "xopd_trainer_accuracy": {"part": ("speech", "text", "retention")},
+    "xopd_trainer_refused_items": {"reason": ITEM_REASONS},
+    "xopd_trainer_stage_seconds": {"stage": (*STAGES, "total")},
+    "xopd_trainer_tokens": {"stage": TOKEN_STAGES},
+    "xopd_trainer_trajectories": {"outcome": tuple(name for name in Accounts().as_json() if name != "policy_lag_max")},
+}
+"""The values of labels that are a series' own."""
 PROCESS_HELP = {
     "process_virtual_memory_bytes": "Address space of the process",
     "process_resident_memory_bytes": "Memory of the process",
@@ -126,6 +157,11 @@ def series_of(registry: CollectorRegistry) -> Iterator[Series]:
         yield Series(name, family.type, labels.get(name, ()), text, unit)
 
 
+def label_values(series: str, label: str) -> tuple[str, ...]:
+    """All values that a label of a series (its name in code) can have; KeyError for one that is not written down."""
+    return BY_SERIES[series][label] if label in BY_SERIES.get(series, {}) else BY_LABEL[label]
+
+
 def shown_name(series: Series) -> str:
     """The name that an expression uses: of a histogram, its stem."""
     return f"{series.name}_total" if series.kind == "counter" else series.name
@@ -152,7 +188,11 @@ def page() -> str:
             labels = ", ".join(f"`{label}`" for label in series.labels)
             lines.append(f"| `{shown_name(series)}` | {series.kind} | {labels} | {series.unit} | {series.help} |")
         lines.append("")
-    return "\n".join(lines)
+    lines += ["## Values of labels", "", "| label | of | values |", "| --- | --- | --- |"]
+    rows = [(label, "every series that has it", values) for label, values in BY_LABEL.items()]
+    rows += [(label, f"`{name}`", values) for name, labels in BY_SERIES.items() for label, values in labels.items()]
+    lines += [f"| `{label}` | {of} | {', '.join(values)} |" for label, of, values in rows]
+    return "\n".join([*lines, ""])
 
 
 def main() -> int:

@@ -87,6 +87,8 @@ class LocalService:
         self.mounts, self.read_only = mounts, read_only
         self.ports = {"8080": free_port(), "50051": free_port(), "6379": free_port()}
         self.process: subprocess.Popen[bytes] | None = None
+        self.siblings: list[LocalService] = []
+        """The other containers of its service."""
 
     def localised(self, text: str, others: Mapping[str, LocalService]) -> str:
         """The same words, with this machine's folders, addresses and ports."""
@@ -95,6 +97,9 @@ class LocalService:
         text = re.sub(rf"(?<![\w./])({paths})(?![\w.])", lambda match: str(self.mounts[match[1]]), text)
         for name, other in others.items():
             for port, local in other.ports.items():
+                # A name in quotes stands in a list: what resolves to several addresses there is several entries here.
+                several = ", ".join(f'"{HOST}:{each.ports[port]}"' for each in (other, *other.siblings))
+                text = re.sub(rf'"{name}:{port}"', several, text)
                 text = re.sub(rf"\b{name}:{port}\b", f"{HOST}:{local}", text)
         text = text.replace("0.0.0.0", HOST)
         for port, local in self.ports.items():

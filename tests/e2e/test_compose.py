@@ -34,9 +34,10 @@ PODS = ("teacher", "rollout")
 class System:
     """The services of profile `cpu`, started in the order that depends_on wants."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, scale: dict[str, int], steps: int = 3) -> None:
+        """`scale` is what `--scale SERVICE=N` says; other services have as many containers as the file says."""
         world = folder / "world"
-        make_world(world, run={"steps": 3, "checkpoint_every": 3}, evals={"every": 0})
+        make_world(world, run={"steps": steps, "checkpoint_every": 3}, evals={"every": 0})
         self.mounts = {f"/{name}": folder / name for name in ("world", "runs", "weights", "features", "data")}
         for path in self.mounts.values():
             path.mkdir(exist_ok=True)
@@ -44,10 +45,14 @@ class System:
         self.about = read_compose(VARIABLES)
         self.containers: dict[str, LocalService] = {}
         for name in ("redis", "teacher", "rollout", "trainer"):
-            for index in range(self.about[name].get("deploy", {}).get("replicas", 1)):
+            for index in range(scale.get(name, self.about[name].get("deploy", {}).get("replicas", 1))):
                 mounts = {**self.mounts, "/tmp": folder / f"{name}-{index}" / "tmp"}
                 at = folder / f"{name}-{index}"
                 self.containers[f"{name}-{index}"] = LocalService(name, self.about[name], at, mounts, self.read_only)
+        for container in self.containers.values():
+            container.siblings = [
+                c for c in self.containers.values() if c.name == container.name and c is not container
+            ]
 
     @property
     def by_service(self) -> dict[str, LocalService]:
@@ -80,7 +85,7 @@ class System:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, int]]:
     """The system once its trainer has ended, and the trainer's exit status."""
-    system = System(tmp_path_factory.mktemp("compose"))
+    system = System(tmp_path_factory.mktemp("compose"), scale={})
     try:
         system.start()
         trainer = system.containers["trainer-0"]

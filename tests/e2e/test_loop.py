@@ -97,24 +97,34 @@ def test_killed_pods_and_teacher_cost_nothing(tmp_path, start):
 
 
 def test_ctrl_c_then_resume(tmp_path, start):
-    config = make_world(tmp_path, run={"steps": 12}, evals={"every": 0})
+    config = make_world(tmp_path, run={"steps": 30}, evals={"every": 0})
     run = start(config)
     run.wait_for_step(3)
     run.process.send_signal(signal.SIGINT)
     assert run.wait(120) != 0
     assert "--resume" in run.text()
     done = len(run.steps())
-    assert 3 <= done < 12
+    assert 3 <= done < 30
     time.sleep(0.5)
     for name in ("trainer", "rollout-0", "teacher-0"):
         with pytest.raises((ProcessLookupError, KeyError)):
             os.kill(run.pid_of(name), 0)
 
+    # Stopped from outside, as Kubernetes stops a pod: in order too, and told by the exit status.
+    second = start(config, "--resume")
+    second.wait_for_step(done + 2)
+    os.kill(second.pid_of("trainer"), signal.SIGTERM)
+    assert second.wait(120) == 128 + signal.SIGTERM, second.text()
+    assert "the trainer was stopped from outside" in second.text()
+    assert "--resume" in second.text()
+    further = len(second.steps())
+    assert done + 2 <= further < 30
+
     resumed = start(config, "--resume")
     assert resumed.wait(420) == 0, resumed.text()
     events = [r for r in resumed.records() if r["kind"] == "event"]
-    assert any(r["event"] == "resumed" and r["step"] == done for r in events)
-    assert_accounts_closed(resumed, steps=12, per_step=4 * 2 * 4)
+    assert [r["step"] for r in events if r["event"] == "resumed"] == [done, further]
+    assert_accounts_closed(resumed, steps=30, per_step=4 * 2 * 4)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def pod(world: World) -> Iterator[PodProcess]:
-    process = PodProcess(world.config).until_ready()
+    # On every interface, as in a container: its heartbeat must name an address that others can use.
+    process = PodProcess(world.config, "rollout.host=0.0.0.0").until_ready()
     yield process
     process.end()
 
@@ -241,7 +243,11 @@ async def test_endpoints(world: World, pod: PodProcess, trainer: TrainerEnd, cli
     assert 'xopd_rollout_generated_tokens_total{modality="speech",purpose="train"}' in metrics
     assert "xopd_rollout_policy_version 0.0" in metrics
     status = decode(weights_pb2.PodStatus, await client.get(trainer.keys.pod(pod.pod_id)))
-    assert status.engine == "vllm" and status.generated_tokens > 0 and status.url.startswith("http://")
+    assert status.engine == "vllm" and status.generated_tokens > 0 and status.url.startswith("http://127.0.0.1:")
+    lately = status.recent
+    assert 0 < lately.generated_tokens <= status.generated_tokens
+    assert 0 < lately.busy_seconds <= lately.seconds
+    assert lately.busy_seconds + lately.sync_seconds + lately.idle_seconds == pytest.approx(lately.seconds, rel=0.2)
     assert 0 < await client.pttl(trainer.keys.pod(pod.pod_id)) <= 1500
 
 
@@ -299,6 +305,22 @@ async def test_sigterm_drains(world: World, trainer: TrainerEnd, client: aioredi
     answered = 24 - await trainer.prompts.length()
     assert answered > 0
     assert "draining" in pod.text()
+
+
+async def test_a_pod_that_cannot_see_the_weight_store_ends_with_a_sentence(
+    world: World, trainer: TrainerEnd, client: aioredis.Redis
+) -> None:
+    await client.delete(trainer.keys.prompts)
+    elsewhere = TrainerEnd(client, world.folder / "not-mounted", "run-elsewhere")
+    await elsewhere.publish(0, world.trained())
+    shutil.rmtree(world.folder / "not-mounted")
+    await elsewhere.send(elsewhere.group(world.text_prompt))
+    blind = PodProcess(world.config, pod_id="pod-d")
+    assert blind.process.wait(START_S) == 2
+    last = blind.text().splitlines()[-1]
+    assert last.startswith(f"xopd: weights.uri: {world.folder / 'not-mounted'}, where the trainer writes")
+    assert "mount the same volume" in last
+    assert await elsewhere.prompts.length() == 1  # given back, for a pod that can
 
 
 async def test_another_vocabulary_is_refused(world: World, client: aioredis.Redis) -> None:

@@ -117,6 +117,36 @@ async def test_a_name_with_several_addresses_is_several_pods(small, naive) -> No
         assert len(await client.describe()) == len(addresses)
 
 
+async def test_a_file_of_endpoints_is_followed_while_calls_are_made(start, naive, tmp_path) -> None:
+    first, second = start(wait=False, token_budget=256), start(token_budget=256)
+    first.wait_ready()
+    listed = tmp_path / "teachers"
+    listed.write_text(f"# on this machine\n{first.grpc}\n")
+    pairs = ragged(np.random.default_rng(5), 60)
+
+    async def scored_by(client) -> dict[str, int]:
+        return {pod["endpoint"]: pod["scored_tokens"] for pod in await client.describe()}
+
+    async with TeacherClient([f"file:{listed}"]) as client:
+        await client.verify(vocabulary_of(make_tokenizer()))
+        assert_right(naive, pairs, await score_all(client, pairs))
+        assert set(await scored_by(client)) == {first.grpc}
+        listed.write_text(f"{first.grpc}\n{second.grpc}\n")
+        while not (await scored_by(client)).get(second.grpc):
+            assert_right(naive, pairs, await score_all(client, pairs))
+        # A teacher that leaves is taken from the list first; whatever it turns away goes to the other.
+        load = asyncio.create_task(score_all(client, pairs * 3))
+        listed.write_text(f"{second.grpc}\n")
+        first.terminate()
+        assert_right(naive, pairs * 3, await load)
+        while set(await scored_by(client)) != {second.grpc}:
+            await asyncio.sleep(0.02)
+        # A file that is gone, or torn, takes no pod away: its last reading stands.
+        listed.write_text("no endpoint")
+        await asyncio.sleep(1.5)
+        assert_right(naive, pairs, await score_all(client, pairs))
+
+
 async def test_a_swamped_teacher_says_when_to_come_back_and_all_get_through(small, naive) -> None:
     pairs = [(prompt, responses[:1]) for prompt, responses in ragged(np.random.default_rng(2), 120)]
     async with grpc.aio.insecure_channel(small.grpc) as channel:

@@ -58,7 +58,7 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> 
 def test_help_names_every_command_and_imports_nothing_heavy():
     done = xopd("--help")
     assert done.returncode == 0
-    for command in ("up", "check", "report", "status", "data", "config"):
+    for command in ("up", "check", "report", "status", "scale", "data", "config"):
         assert command in done.stdout
     code = "import sys, xopd.cli.main; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)

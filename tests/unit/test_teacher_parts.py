@@ -27,7 +27,7 @@ from xopd.errors import UserError
 from xopd.scoring import BadAnswerError
 from xopd.scoring.answers import read_generated, read_scores
 from xopd.scoring.client import _parts
-from xopd.scoring.pods import parse_endpoint
+from xopd.scoring.pods import EndpointFile, parse_endpoint, parse_source
 from xopd.v1 import teacher_pb2 as pb
 
 lengths = st.integers(1, 40)
@@ -298,6 +298,18 @@ def test_what_is_no_endpoint_is_named(text: str) -> None:
 def test_endpoints_are_read() -> None:
     assert str(parse_endpoint("teacher.svc:7100")) == "teacher.svc:7100"
     assert str(parse_endpoint("[::1]:7100")) == "[::1]:7100"
+
+
+def test_a_file_of_endpoints(tmp_path: Path) -> None:
+    listed = parse_source(f"file:{tmp_path / 'teachers'}")
+    assert isinstance(listed, EndpointFile)
+    with pytest.raises(FileNotFoundError):
+        listed.read()
+    (tmp_path / "teachers").write_text("# ours\n\n teacher.svc:7100 \n[::1]:7101\n")
+    assert [str(endpoint) for endpoint in listed.read()] == ["teacher.svc:7100", "[::1]:7101"]
+    (tmp_path / "teachers").write_text("teacher.svc\n")
+    with pytest.raises(UserError, match="is no host:port"):
+        listed.read()
 
 
 def test_the_client_needs_no_torch(tmp_path: Path) -> None:

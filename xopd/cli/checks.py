@@ -31,6 +31,10 @@ class LeftOut(Exception):  # noqa: N818 (not an error)
     """The check does not apply, or needs something that another check found missing."""
 
 
+class SilentTeacherError(UserError):
+    """A teacher does not answer; others may."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What one check found."""
@@ -202,7 +206,16 @@ class Checks:
         endpoints = self.config.teacher.endpoints
         if not endpoints:
             raise LeftOut("`xopd up` starts one")
-        return "; ".join(self._ask_teacher(endpoint) for endpoint in endpoints)
+        answers, silent = [], []
+        for endpoint in _listed(endpoints):
+            try:
+                answers.append(self._ask_teacher(endpoint))
+            except SilentTeacherError as error:
+                silent.append(error)
+        if not answers:
+            raise silent[0] if silent else UserError(f"teacher.endpoints {endpoints[0]}: lists no teacher; add one.")
+        # The trainer goes on with those there are, and takes up the others when they come.
+        return "; ".join([*answers, *(str(error) for error in silent)])
 
     def _find(self, name: str, method: Callable[[], str]) -> Finding:
         try:
@@ -237,6 +250,19 @@ class Checks:
                 f"teacher.endpoints {endpoint}: serves {info.model}, whose vocabulary is not the student's."
             )
         return f"{endpoint}: {info.model}, {info.engine} {info.engine_version}"
+
+
+def _listed(endpoints: list[str]) -> list[str]:
+    """host:port of every entry, and of every line of those that are files."""
+    from xopd.scoring.pods import EndpointFile, parse_source
+
+    listed = []
+    for source in map(parse_source, endpoints):
+        try:
+            listed += source.read() if isinstance(source, EndpointFile) else [source]
+        except OSError as error:
+            raise UserError(f"teacher.endpoints {source}: cannot be read ({error.strerror}); correct it.") from None
+    return [str(endpoint) for endpoint in listed]
 
 
 def _first_line(error: BaseException) -> str:

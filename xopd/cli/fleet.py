@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.util
 import json
 import os
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xopd.cli.rundir import RunFolder
@@ -18,6 +20,8 @@ from xopd.service.supervisor import ProcessSpec, python_module
 from xopd.streams.embedded import HOST, answers_ping, free_port, server_command, server_input
 
 PACKAGES = {"teacher": "xopd_teacher", "rollout": "xopd_rollout", "trainer": "xopd_trainer"}
+LAST_WORDS_S = 15.0
+"""What a pod may take to end beyond the time for its accepted work (seconds)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,12 @@ class Fleet:
     teachers: tuple[ProcessSpec, ...]
     pods: tuple[ProcessSpec, ...]
     trainer: ProcessSpec
-    names: dict[str, list[str]] = field(default_factory=dict)
+    more: dict[str, Callable[[int], ProcessSpec]]
+    """By role that can be scaled: makes the spec of number i, which has the same name and port each time."""
+    grace_s: dict[str, float]
+    """By such a role: longest time that a pod may take to leave (seconds)."""
+    teacher_list: Path
+    """File that lists the teachers' addresses for the trainer, one a line."""
 
 
 def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
@@ -42,23 +51,39 @@ def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
     if config.redis.url is None:
         redis = (redis_spec(folder, config),)
         shared |= redis_variable(redis[0])
+
+    @functools.cache
+    def _teacher(index: int) -> ProcessSpec:
+        return teacher_spec(f"teacher-{index}", config, folder, shared, index)
+
+    def _pod(index: int) -> ProcessSpec:
+        return pod_spec(index, config, folder, shared)
+
+    more: dict[str, Callable[[int], ProcessSpec]] = {"rollout": _pod}
     teachers: tuple[ProcessSpec, ...] = ()
     endpoints: dict[str, str] = {}
+    teacher_list = _absolute(folder.processes / "teachers")
     if not config.teacher.endpoints:
-        teacher, endpoints = teacher_spec("teacher-0", config, folder, shared)
-        teachers = (teacher,)
-    pods = tuple(pod_spec(index, config, folder, shared) for index in range(config.rollout.pods))
+        more["teacher"] = _teacher
+        teachers = (_teacher(0),)
+        # A file, not the address: the trainer reads it again and again, so that `xopd scale` can add teachers.
+        endpoints = {variable("teacher", "endpoints"): json.dumps([f"file:{teacher_list}"])}
+        write_teacher_list(teacher_list, teachers)
+    pods = tuple(_pod(index) for index in range(config.rollout.pods))
     trainer_env = {**shared, **endpoints, **threads_variable(config.trainer.threads)}
     resumed = service_spec("trainer", "trainer", folder, trainer_env, "--resume")
     first = resumed if resume else service_spec("trainer", "trainer", folder, trainer_env)
     trainer = replace(first, argv_again=resumed.argv)
-    names = {
-        "redis": [spec.name for spec in redis],
-        "teacher": [spec.name for spec in teachers],
-        "rollout": [spec.name for spec in pods],
-        "trainer": [trainer.name],
-    }
-    return Fleet(redis, teachers, pods, trainer, names)
+    grace_s = {"rollout": config.rollout.drain_timeout_s + LAST_WORDS_S, "teacher": config.teacher.deadline_s}
+    grace_s["teacher"] += LAST_WORDS_S
+    return Fleet(redis, teachers, pods, trainer, more, grace_s, teacher_list)
+
+
+def write_teacher_list(path: Path, teachers: Sequence[ProcessSpec]) -> None:
+    """List the teachers' gRPC addresses for the trainer, whole or not at all."""
+    partial = path.with_suffix(".part")
+    partial.write_text("".join(f"{teacher_address(spec)}\n" for spec in teachers), encoding="utf-8")
+    partial.replace(path)
 
 
 def child_environment() -> dict[str, str]:
@@ -93,14 +118,20 @@ def redis_variable(redis: ProcessSpec) -> dict[str, str]:
     return {variable("redis", "url"): f"redis://{HOST}:{port}/0"}
 
 
-def teacher_spec(
-    name: str, config: Config, folder: RunFolder, shared: dict[str, str]
-) -> tuple[ProcessSpec, dict[str, str]]:
-    """A teacher, and what tells a trainer where it is."""
-    port = config.teacher.port or free_port()
-    own = {variable("teacher", "port"): str(port), variable("teacher", "path"): config.teacher.path}
-    spec = service_spec("teacher", name, folder, {**shared, **own, **threads_variable(config.teacher.threads)})
-    return spec, {variable("teacher", "endpoints"): json.dumps([f"{HOST}:{port}"])}
+def teacher_spec(name: str, config: Config, folder: RunFolder, shared: dict[str, str], index: int = 0) -> ProcessSpec:
+    """A teacher; number `index` of its model, where ports are configured."""
+    settings = config.teacher
+    own = {
+        variable("teacher", "port"): str(settings.port + index if settings.port else free_port()),
+        variable("teacher", "http_port"): str(settings.http_port + index if settings.http_port else 0),
+        variable("teacher", "path"): settings.path,
+    }
+    return service_spec("teacher", name, folder, {**shared, **own, **threads_variable(settings.threads)})
+
+
+def teacher_address(spec: ProcessSpec) -> str:
+    """host:port of a teacher's gRPC service."""
+    return f"{HOST}:{spec.env[variable('teacher', 'port')]}"
 
 
 def pod_spec(index: int, config: Config, folder: RunFolder, shared: dict[str, str]) -> ProcessSpec:

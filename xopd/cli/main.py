@@ -9,7 +9,7 @@ import sys
 
 import typer
 
-from xopd.cli import audit, chaos, check, compare, config, data, report, status, up
+from xopd.cli import audit, chaos, check, compare, config, data, report, scale, status, up
 from xopd.cli.show import print_failure
 from xopd.errors import UserError
 
@@ -29,6 +29,7 @@ app.command("report", help=report.HELP)(report.report)
 app.command("audit", help=audit.HELP)(audit.audit)
 app.command("chaos", help=chaos.HELP)(chaos.chaos)
 app.command("status", help=status.HELP)(status.status)
+app.command("scale", help=scale.HELP)(scale.scale)
 app.add_typer(data.app, name="data")
 app.add_typer(config.app, name="config")
 

@@ -51,6 +51,11 @@ class RunFolder:
         """Address files and process ids."""
         return self.path / "processes"
 
+    @property
+    def scale(self) -> Path:
+        """What `xopd scale` asks of the `xopd up` that runs here."""
+        return self.processes / "scale.json"
+
 
 def folder_of(config: Config) -> RunFolder:
     """Where the run of this configuration lies."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+from collections.abc import Sequence
 
 from xopd.cli.fleet import Fleet, child_environment
 from xopd.cli.rundir import RunFolder
+from xopd.cli.scaling import Scaler
 from xopd.cli.stopping import Stop
 from xopd.cli.view import View, verify_by
 from xopd.errors import UserError
 from xopd.security import Doors
-from xopd.service.supervisor import ProcessFailedError, Supervisor
+from xopd.service.lifecycle import STOPPED_STATUSES
+from xopd.service.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
 TRAINER_GRACE_S = 120.0
 """The trainer may be within a step, and then writes its checkpoint."""
@@ -43,6 +46,7 @@ class Session:
         self.start_timeout_s = start_timeout_s
         self.failure: UserError | None = None
         self.stop = Stop()
+        self.scaler = Scaler(fleet, folder, view.event)
 
     async def run(self) -> Outcome:
         """Run until the trainer ends, a signal comes, or something cannot be had."""
@@ -69,10 +73,10 @@ class Session:
         fleet = self.fleet
         for spec in fleet.redis:
             supervisor.start(spec)
-        await supervisor.until_ready([(fleet.names["redis"], len(fleet.redis))], 30.0)
+        await supervisor.until_ready([(_names(fleet.redis), len(fleet.redis))], 30.0)
         for spec in (*fleet.teachers, *fleet.pods):
             supervisor.start(spec)
-        needs = [(fleet.names["teacher"], len(fleet.teachers)), (fleet.names["rollout"], 1)]
+        needs = [(_names(fleet.teachers), len(fleet.teachers)), (_names(fleet.pods), 1)]
         await supervisor.until_ready(needs, self.start_timeout_s)
         supervisor.start(fleet.trainer)
 
@@ -80,23 +84,33 @@ class Session:
         trainer = supervisor.processes[self.fleet.trainer.name]
         while trainer.state not in ("ended", "failed"):
             await supervisor.tick()
+            self.scaler.follow(supervisor)
             for role in ("redis", "teacher", "rollout"):
-                members = supervisor.of_role(role)
+                members = [managed for managed in supervisor.of_role(role) if managed.state != "ended"]
                 if members and all(managed.state == "failed" for managed in members):
                     raise supervisor.failure(members[0])
             await asyncio.sleep(0.2)
+        if trainer.exit_status is not None and trainer.exit_status in STOPPED_STATUSES:
+            self.stop.ask(trainer.exit_status - 128)
+            self.view.event("the trainer was stopped from outside; its checkpoint is written")
+            return
         if trainer.exit_status != 0:
             raise supervisor.failure(trainer)
         if not self.folder.summary.exists():
             raise ProcessFailedError(f"the trainer ended before its last step; its log is {trainer.spec.log}.", ())
 
     async def _end(self, supervisor: Supervisor) -> None:
-        names = self.fleet.names
+        await self.scaler.aclose()
         trainer = supervisor.processes.get(self.fleet.trainer.name)
         was_running = trainer is not None and trainer.pid is not None
-        await supervisor.stop(names["trainer"], TRAINER_GRACE_S)
-        if trainer is not None and was_running and trainer.exit_status != 0 and self.failure is None:
+        await supervisor.stop([self.fleet.trainer.name], TRAINER_GRACE_S)
+        in_order = {0, *STOPPED_STATUSES}
+        if trainer is not None and was_running and trainer.exit_status not in in_order and self.failure is None:
             self.view.event(str(supervisor.failure(trainer)))
         pods = [managed.spec.name for role in ("rollout", "teacher") for managed in supervisor.of_role(role)]
         await supervisor.stop(pods, POD_GRACE_S)
-        await supervisor.stop(names["redis"], REDIS_GRACE_S)
+        await supervisor.stop(_names(self.fleet.redis), REDIS_GRACE_S)
+
+
+def _names(specs: Sequence[ProcessSpec]) -> list[str]:
+    return [spec.name for spec in specs]

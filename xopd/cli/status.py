@@ -1,4 +1,4 @@
-"""`xopd status`: the fleet of a run as Redis knows it."""
+"""`xopd status`: a run and its fleet, from anywhere that reaches its Redis."""
 
 from __future__ import annotations
 
@@ -11,66 +11,96 @@ from xopd.cli.show import SetOption
 from xopd.errors import UserError
 
 if TYPE_CHECKING:
-    from xopd.cli.fleet_state import FleetState
+    from rich.console import Console
 
-HELP = "Show the run and its rollout pods as Redis knows them, from a run's folder or a configuration."
+    from xopd.config.redis import RedisSettings
+
+HELP = "Show a run and its pods from anywhere that reaches its Redis."
+EVERY_S = 2.0
+CONNECT_TIMEOUT_S = 3.0
 
 
 def status(
     run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run, such as runs/NAME.")] = None,
-    config: Annotated[str | None, typer.Option("--config", metavar="CONFIG", help="Instead: a configuration.")] = None,
+    config: Annotated[str | None, typer.Option("--config", metavar="CONFIG", help="A configuration.")] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option("--redis", metavar="URL", envvar="XOPD_REDIS__URL", help="redis://HOST:PORT; needs no files."),
+    ] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", metavar="P", envvar="XOPD_REDIS__PREFIX", help="redis.prefix of the run.")
+    ] = None,
     set_: SetOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a reading, for programs.")] = False,
 ) -> None:
-    """Read the keys of the run and of its pods, once."""
+    """Read what the trainer and the pods say of themselves."""
     import asyncio
 
     from rich.console import Console
 
-    from xopd.cli.fleet_state import read_fleet, redis_of_run
+    settings = _settings(run, config, redis, prefix, set_ or ())
+    asyncio.run(_show(Console(highlight=False), settings, watch, as_json))
+
+
+def _settings(
+    run: Path | None, config: str | None, url: str | None, prefix: str | None, sets: list[str] | tuple[()]
+) -> RedisSettings:
+    import os
+
+    from xopd.cli.fleet_state import redis_of_run
     from xopd.config import load_config
+    from xopd.config.redis import RedisSettings
 
-    if (run is None) == (config is None):
-        raise UserError("xopd status: give the folder of a run or --config CONFIG, one of them.")
-    settings = load_config(config if config is not None else f"{run}/config.yaml", set_ or ())
-    redis = settings.redis
-    if redis.url is None and run is not None:
-        redis = redis.model_copy(update={"url": redis_of_run(run)})
-    _print(Console(highlight=False), asyncio.run(read_fleet(redis)))
+    if run is not None and config is not None:
+        raise UserError("xopd status: give the folder of a run or --config CONFIG, not both.")
+    if run is None and config is None:
+        if url is None:
+            raise UserError("xopd status: give --redis URL, the folder of a run, or --config CONFIG.")
+        if sets:
+            raise UserError("xopd status: --set changes a configuration; give one, or --redis and --prefix alone.")
+        # Password and certificates have no place on a command line: they come by the variables of their settings.
+        names = {
+            name: f"XOPD_REDIS__{name.upper()}" for name in RedisSettings.model_fields if name not in ("url", "prefix")
+        }
+        known = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+        settings = RedisSettings.model_validate({"connect_timeout_s": CONNECT_TIMEOUT_S, **known, "url": url})
+        return settings if prefix is None else settings.model_copy(update={"prefix": prefix})
+    settings = load_config(config if config is not None else f"{run}/config.yaml", sets).redis
+    if url is None and settings.url is None and run is not None:
+        url = redis_of_run(run)
+    given = {"url": url, "prefix": prefix}
+    return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
-def _print(console: object, fleet: FleetState) -> None:
-    from rich.console import Console
-    from rich.table import Table
+async def _show(console: Console, settings: RedisSettings, watch: bool, as_json: bool) -> None:
+    import asyncio
+    import json
 
-    from xopd.cli.show import count, duration, percent
+    from rich.live import Live
 
-    assert isinstance(console, Console)
-    if fleet.run is None:
-        console.print("No run is under way: its key is not there.")
-    else:
-        state = "finished" if fleet.run.finished else f"begun {duration(fleet.now - fleet.run.started_at)} ago"
-        console.print(f"[bold]{fleet.run.run_name}[/bold]  {state}  student {fleet.run.student}", soft_wrap=True)
-    console.print(
-        f"{count(fleet.prompts)} prompt groups wait or are worked on, {count(fleet.trajectories)} answers wait,"
-        f" {count(fleet.dead)} unusable entries, weights v{fleet.newest_version if fleet.newest_version >= 0 else '–'}"
-    )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("pod", no_wrap=True)
-    for heading in ("weights", "in flight", "tokens", "busy", "sync", "idle", "heartbeat"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("engine", no_wrap=True)
-    for pod in fleet.pods:
-        lived = pod.busy_seconds + pod.sync_seconds + pod.idle_seconds or 1.0
-        shares = (percent(s / lived, 0) for s in (pod.busy_seconds, pod.sync_seconds, pod.idle_seconds))
-        table.add_row(
-            pod.pod_id,
-            f"v{pod.policy_version}",
-            str(pod.in_flight_groups),
-            count(pod.generated_tokens),
-            *shares,
-            f"{duration(fleet.now - pod.beat_at)} ago",
-            "draining" if pod.draining else "working",
-            f"{pod.engine} {pod.engine_version}",
-        )
-    console.print(table if fleet.pods else "No rollout pod has a heartbeat.")
+    from xopd.cli.fleet_state import FleetReader
+    from xopd.cli.fleet_table import render_fleet, with_problem
+
+    async with FleetReader(settings) as reader:
+        state = await reader.read()
+        if as_json or not (watch and console.is_terminal):
+            while True:
+                if as_json:
+                    typer.echo(json.dumps(state.as_json()))
+                else:
+                    console.print(render_fleet(state, console.width))
+                if not watch:
+                    return
+                await asyncio.sleep(EVERY_S)
+                state = await reader.read()
+        with Live(console=console, auto_refresh=False, screen=True) as live:
+            problem = ""
+            while True:
+                shown = render_fleet(state, console.width)
+                live.update(with_problem(shown, problem) if problem else shown, refresh=True)
+                await asyncio.sleep(EVERY_S)
+                try:
+                    state, problem = await reader.read(), ""
+                except UserError as error:
+                    problem = str(error)

@@ -20,6 +20,12 @@ class Stop:
         self.signal = 0
         """Number of the first signal, 0 for none."""
 
+    def ask(self, signum: int) -> None:
+        """Ask for the end as the signal `signum` would; only the first is kept."""
+        if not self.asked.is_set():
+            self.signal = signum
+            self.asked.set()
+
     def catch_signals(self, supervisor: Supervisor, on_event: Callable[[str], None], first: str) -> None:
         """From now on a signal asks for the end; a second one kills all processes of `supervisor`.
 
@@ -31,8 +37,7 @@ class Stop:
                 on_event("killing what is left")
                 supervisor.kill_all()
             else:
-                self.signal = int(signum)
-                self.asked.set()
+                self.ask(int(signum))
                 on_event(f"stopping: {first}; once more Ctrl-C kills everything")
 
         loop = asyncio.get_running_loop()

@@ -112,7 +112,7 @@ class TeacherSettings(Section):
     endpoints: list[str] = Field(
         default_factory=list,
         description="host:port of teacher pods, for trainers; a name with several addresses counts as several pods."
-        " Empty: `xopd up` starts one.",
+        " `file:PATH` is a file that lists such, one a line, and is read again and again. Empty: `xopd up` starts one.",
     )
     host: str = Field("127.0.0.1", description="Address that the teacher service binds.")
     port: Port = Field(0, description="gRPC port that the teacher service binds; 0 takes a free one.")
@@ -140,6 +140,11 @@ class RolloutSettings(Section):
     pod_id: str | None = Field(None, description="Name of this pod; empty takes host name and process id.")
     host: str = Field("127.0.0.1", description="Address that the pod's HTTP endpoints bind.")
     port: Port = Field(0, description="Port of the pod's HTTP endpoints; 0 takes a free one.")
+    announce: str | None = Field(
+        None,
+        description="Host name or IP address under which others reach the pod, for its heartbeat. Empty: `host`, or,"
+        " where that is every interface, the address of this machine that leads to Redis.",
+    )
     max_in_flight: PositiveInt = Field(16, description="Prompt groups that one pod works on at a time.")
     max_model_len: PositiveInt = Field(512, description="Longest prompt plus response (tokens).")
     kv_cache_gb: PositiveFloat = Field(0.25, description="Key-value cache of a CPU pod (GiB).")

@@ -31,7 +31,7 @@ from xopd.errors import UserError
 from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generated, read_scores
 from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import BadAnswerError, ScoringError, UnscorableError
-from xopd.scoring.pods import Pod, parse_endpoint
+from xopd.scoring.pods import Pod, parse_source
 from xopd.scoring.pool import OPEN, PodPool, describe_status
 from xopd.scoring.spans import Metadata, call_span
 from xopd.security import Doors
@@ -95,7 +95,8 @@ class TeacherClient:
         """Connect to nothing yet.
 
         Args:
-            endpoints: host:port of each teacher; a name with several addresses counts as several pods.
+            endpoints: host:port of each teacher, where a name with several addresses counts as several pods; or
+                file:PATH, which lists such.
             deadline_s: of each try of a call (seconds).
             attempts: tries before a call is given up, if also
             patience_s: seconds have passed since it began. Without any pod a call waits so long.
@@ -103,7 +104,7 @@ class TeacherClient:
             doors: the token that is shown, and whose certificates are trusted.
 
         Raises:
-            UserError: if there is no endpoint, or one is not host:port.
+            UserError: if there is no endpoint, or one is neither.
         """
         if not endpoints:
             raise UserError("teacher.endpoints is empty; name the teacher's host:port.")
@@ -114,7 +115,7 @@ class TeacherClient:
         self.counters = Counters()
         self.on_bad_answer: Callable[[], None] = lambda: None
         """Called for each answer that cannot be right."""
-        self._pool = PodPool([parse_endpoint(text) for text in dict.fromkeys(endpoints)], patience_s, doors)
+        self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], patience_s, doors)
 
     @classmethod
     def from_settings(cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER, doors: Doors = OPEN) -> TeacherClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from xopd.data.vocabulary import Vocabulary, describe_difference
@@ -15,6 +16,8 @@ from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
 
+FILE = "file:"
+"""Begins an entry of teacher.endpoints that names a file."""
 MOST_REQUESTS = 256
 """Calls under way on one pod at a time."""
 MOST_BATCHES = 4
@@ -32,6 +35,36 @@ class Endpoint:
     def __str__(self) -> str:
         """As configured."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class EndpointFile:
+    """A file that lists endpoints, one a line; who adds and removes pods writes it, and it is read again and again."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        """As configured."""
+        return f"{FILE}{self.path}"
+
+    def read(self) -> list[Endpoint]:
+        """The endpoints that it lists now; empty lines and those that begin with # are left out.
+
+        Raises:
+            OSError: if it cannot be read.
+            UserError: if a line is no host:port.
+        """
+        lines = [line.strip() for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [parse_endpoint(line) for line in lines if line and not line.startswith("#")]
+
+
+Source = Endpoint | EndpointFile
+"""Where pods are found."""
+
+
+def parse_source(text: str) -> Source:
+    """Read an entry of teacher.endpoints: "host:port", or "file:PATH". Raises UserError if it is neither."""
+    return EndpointFile(Path(text.removeprefix(FILE))) if text.startswith(FILE) else parse_endpoint(text)
 
 
 def parse_endpoint(text: str) -> Endpoint:
@@ -52,7 +85,9 @@ def parse_endpoint(text: str) -> Endpoint:
 class Pod:
     """A pod at one address."""
 
-    endpoint: Endpoint
+    source: Source
+    named: Endpoint
+    """The endpoint behind which it stands, as configured."""
     address: str
     key: tuple[str, int]
     """The address as host and port."""
@@ -71,7 +106,7 @@ class Pod:
     failures: int = 0
     scored_tokens: int = 0
     gone: bool = field(default=False)
-    """No longer among the endpoint's addresses."""
+    """No longer among the source's addresses."""
 
     def has_room(self, tokens: int) -> bool:
         """Whether a call of so many tokens may be sent now. An idle pod takes a call of any size."""
@@ -112,14 +147,19 @@ class Pod:
         return None
 
 
-def open_pod(endpoint: Endpoint, host: str, port: int, doors: Doors) -> Pod:
+def open_pod(source: Source, named: Endpoint, key: tuple[str, int], doors: Doors) -> Pod:
     """A pod at a numeric address, not asked anything yet. Needs a running event loop.
 
-    Its certificate must be good for the endpoint's host: a name stands for all pods behind it.
+    Args:
+        source: where it was found.
+        named: the endpoint behind which it stands. Its certificate must be good for that host.
+        key: its address as host and port.
+        doors: the token that is shown, and whose certificates are trusted.
     """
+    host, port = key
     family, shown = ("ipv6", f"[{host}]:{port}") if ":" in host else ("ipv4", f"{host}:{port}")
-    channel = open_channel(f"{family}:{shown}", endpoint.host, doors, client_options())
-    return Pod(endpoint, shown, (host, port), channel, teacher_pb2_grpc.LogprobServiceStub(channel))  # type: ignore[no-untyped-call]
+    channel = open_channel(f"{family}:{shown}", named.host, doors, client_options())
+    return Pod(source, named, shown, key, channel, teacher_pb2_grpc.LogprobServiceStub(channel))  # type: ignore[no-untyped-call]
 
 
 def vocabulary_from(info: pb.InfoResponse) -> Vocabulary:

@@ -1,9 +1,9 @@
-"""All teacher pods: found by name, admitted by probe, chosen by least work under way, ejected when they fail.
+"""All teacher pods: found by name or in a file, admitted by probe, chosen by least work under way, ejected on failure.
 
 Invariants:
 - A pod takes calls only after it answered Info with the right vocabulary, and again only so after each failure.
 - All pods serve one model, from the first that was admitted on: a run has one teacher.
-- A pod that a name no longer points to is finished, not cut off.
+- A pod that a name no longer points to, or a file no longer lists, is finished, not cut off.
 - Nobody waits for a pod longer than the patience.
 """
 
@@ -23,7 +23,7 @@ from xopd.data.vocabulary import Vocabulary
 from xopd.errors import UserError
 from xopd.scoring.doors import UNWELCOME
 from xopd.scoring.errors import TeacherUnreachableError
-from xopd.scoring.pods import Endpoint, Pod, numeric_addresses, open_pod
+from xopd.scoring.pods import Endpoint, EndpointFile, Pod, Source, numeric_addresses, open_pod
 from xopd.security import Doors
 from xopd.security.diagnosis import tls_trouble
 from xopd.v1 import teacher_pb2 as pb
@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 RESOLVE_EVERY_S = 10.0
 RESOLVE_AGAIN_S = 1.0
 """Between lookups while a name has no address."""
+READ_EVERY_S = 1.0
+"""Between two readings of a file of endpoints."""
 PROBE_EVERY_S = 10.0
 PROBE_TIMEOUT_S = 5.0
 FIRST_PROBE_BACK_OFF_S, LONGEST_PROBE_BACK_OFF_S = 0.2, 2.0
@@ -41,27 +43,27 @@ STRAGGLERS_S = 10.0
 
 
 class PodPool:
-    """The pods of some endpoints. Use as an async context manager."""
+    """The pods of some sources. Use as an async context manager."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], patience_s: float, doors: Doors = OPEN) -> None:
+    def __init__(self, sources: Sequence[Source], patience_s: float, doors: Doors = OPEN) -> None:
         """Connect to nothing yet."""
-        self.endpoints = endpoints
+        self.sources = sources
         self.doors = doors
         self.patience_s = patience_s
         self.student: Vocabulary | None = None
         self.model: str | None = None
         """What every pod must serve: the model of the first that was admitted with the student's vocabulary."""
         self._pods: dict[tuple[str, int], Pod] = {}
-        self._lookup_problems: dict[Endpoint, str] = dict.fromkeys(endpoints, "not looked up yet")
+        self._lookup_problems: dict[Source, str] = dict.fromkeys(sources, "not looked up yet")
         self._changed = asyncio.Condition()
         self._failed: dict[str, asyncio.Event] = {}
         self._tasks: dict[object, asyncio.Task[None]] = {}
         self._without_since = time.monotonic()
 
     async def __aenter__(self) -> PodPool:
-        """Begin to look up names and to probe pods."""
-        for endpoint in self.endpoints:
-            self._tasks[endpoint] = asyncio.create_task(self._follow_name(endpoint))
+        """Begin to look up sources and to probe pods."""
+        for source in self.sources:
+            self._tasks[source] = asyncio.create_task(self._follow(source))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -74,7 +76,7 @@ class PodPool:
 
     @property
     def pods(self) -> list[Pod]:
-        """The pods that the names point to now, by address."""
+        """The pods that names and files point to now, by address."""
         return sorted((pod for pod in self._pods.values() if not pod.gone), key=lambda pod: pod.address)
 
     @contextlib.asynccontextmanager
@@ -132,12 +134,12 @@ class PodPool:
                 for pod in self.pods:
                     if pod.refusal is not None:
                         raise UserError(f"teacher {pod.address}: {pod.refusal}.")
-                answered = {pod.endpoint for pod in self.pods if pod.admitted}
+                answered = {pod.source for pod in self.pods if pod.admitted}
                 asked_all = all(pod.problem != Pod.problem for pod in self.pods)
-                if answered == set(self.endpoints) and asked_all:
+                if answered == set(self.sources) and asked_all:
                     return
                 if answered and time.monotonic() - began > STRAGGLERS_S:
-                    missing = sorted(str(endpoint) for endpoint in set(self.endpoints) - answered)
+                    missing = sorted(str(source) for source in set(self.sources) - answered)
                     log.warning("going on without some teachers", missing=missing, problems=self.problems())
                     return
                 await self._wait(began)
@@ -176,7 +178,7 @@ class PodPool:
 
     def problems(self) -> str:
         """Why names and pods cannot be used, as one clause."""
-        names = [f"{endpoint}: {problem}" for endpoint, problem in self._lookup_problems.items() if problem]
+        names = [f"{source}: {problem}" for source, problem in self._lookup_problems.items() if problem]
         return "; ".join([*names, *(f"{pod.address}: {pod.problem}" for pod in self.pods if pod.problem)])
 
     def _dismiss(self, pod: Pod, reason: str) -> None:
@@ -187,31 +189,31 @@ class PodPool:
             if not self.has_other(()):
                 self._without_since = time.monotonic()
 
-    async def _follow_name(self, endpoint: Endpoint) -> None:
-        """Look an endpoint's addresses up, again and again."""
-        loop = asyncio.get_running_loop()
+    async def _follow(self, source: Source) -> None:
+        """Look a source's addresses up, again and again."""
+        every_s = READ_EVERY_S if isinstance(source, EndpointFile) else RESOLVE_EVERY_S
         while True:
             try:
-                found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-            except OSError as error:
+                addresses = await _addresses(source)
+            except (OSError, UserError) as error:
                 # The pods known so far stay: a name server's outage is not theirs.
-                self._lookup_problems[endpoint] = f"the name cannot be resolved ({error.strerror})"
+                self._lookup_problems[source] = _lookup_problem(source, error)
             else:
-                self._lookup_problems[endpoint] = ""
-                await self._take_addresses(endpoint, numeric_addresses(found))
-            missing = not any(pod.endpoint == endpoint for pod in self.pods)
-            await asyncio.sleep(RESOLVE_AGAIN_S if missing else RESOLVE_EVERY_S)
+                self._lookup_problems[source] = "" if addresses else "lists no endpoint"
+                await self._take_addresses(source, addresses)
+            missing = not any(pod.source == source for pod in self.pods)
+            await asyncio.sleep(RESOLVE_AGAIN_S if missing else every_s)
 
-    async def _take_addresses(self, endpoint: Endpoint, addresses: list[tuple[str, int]]) -> None:
-        for key in addresses:
+    async def _take_addresses(self, source: Source, addresses: dict[tuple[str, int], Endpoint]) -> None:
+        for key, named in addresses.items():
             pod = self._pods.get(key)
             if pod is None:
-                pod = self._pods[key] = open_pod(endpoint, *key, self.doors)
+                pod = self._pods[key] = open_pod(source, named, key, self.doors)
                 self._failed[pod.address] = asyncio.Event()
                 self._tasks[key] = asyncio.create_task(self._watch(pod))
             pod.gone = False
         for key, pod in list(self._pods.items()):
-            if pod.endpoint == endpoint and key not in addresses:
+            if pod.source == source and key not in addresses:
                 pod.gone = True
                 if pod.requests == 0:
                     self._tasks.pop(key).cancel()
@@ -250,12 +252,39 @@ class PodPool:
             shown = doors.certificate if doors.mutual else None
             trouble = await tls_trouble(
                 *pod.key,
-                name=pod.endpoint.host,
+                name=pod.named.host,
                 authorities=doors.authorities,
                 setting="security.tls_ca",
                 certificate=(shown.chain, shown.key) if shown is not None else None,
             )
         return trouble or describe_status(error)
+
+
+async def _addresses(source: Source) -> dict[tuple[str, int], Endpoint]:
+    """Numeric addresses of a source's pods, each with the endpoint that it stands behind.
+
+    Raises:
+        OSError: if a name cannot be resolved, or the file not be read.
+        UserError: for a file's line that is no endpoint.
+    """
+    endpoints = source.read() if isinstance(source, EndpointFile) else [source]
+    loop = asyncio.get_running_loop()
+    found: dict[tuple[str, int], Endpoint] = {}
+    for endpoint in endpoints:
+        answer = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+        found |= dict.fromkeys(numeric_addresses(answer), endpoint)
+    return found
+
+
+def _lookup_problem(source: Source, error: OSError | UserError) -> str:
+    if isinstance(error, UserError):
+        return str(error).rstrip(".")
+    what = "a name" if isinstance(source, EndpointFile) else "the name"
+    return (
+        f"{what} cannot be resolved ({error.strerror})"
+        if isinstance(error, socket.gaierror)
+        else f"cannot be read ({error.strerror})"
+    )
 
 
 def describe_status(error: grpc.aio.AioRpcError) -> str:

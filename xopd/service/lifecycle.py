@@ -15,6 +15,13 @@ from xopd.errors import UserError
 
 ADDRESS_FILE = "XOPD_ADDRESS_FILE"
 """Environment variable: where a service writes its addresses (JSON) once it listens."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOPPED_STATUSES = frozenset(128 + signum for signum in STOP_SIGNALS)
+"""Exit statuses of a service that was stopped before its work was done, as a shell would give them: 143 and 130."""
+
+
+class StoppedEarlyError(Exception):
+    """Raised by a service's `main` that was asked to stop, did so in order, and has work left."""
 
 
 def insecurely(overrides: Sequence[str] | None, insecure: bool) -> list[str]:
@@ -48,17 +55,28 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 def run_service(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
-    """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`. Exits 2 with one sentence on UserError."""
+    """Run `main(stop)` until it returns; SIGTERM and SIGINT set `stop`.
+
+    Exits 2 with one sentence on UserError, and 128 + the signal on StoppedEarlyError.
+    """
+    caught: list[int] = []
 
     async def _run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signum, stop.set)
+
+        def _asked(signum: signal.Signals) -> None:
+            caught.append(int(signum))
+            stop.set()
+
+        for signum in STOP_SIGNALS:
+            loop.add_signal_handler(signum, _asked, signum)
         await main(stop)
 
     try:
         asyncio.run(_run())
+    except StoppedEarlyError:
+        raise SystemExit(128 + caught[0]) from None
     except UserError as error:
         sys.stderr.write(f"xopd: {error}\n")
         raise SystemExit(2) from None

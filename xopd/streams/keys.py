@@ -42,6 +42,11 @@ class Keys:
         return f"{self.prefix}:trainer"
 
     @property
+    def status(self) -> str:
+        """RunStatus of the trainer; expires when it stops saying it."""
+        return f"{self.prefix}:status"
+
+    @property
     def dead(self) -> str:
         """Stream of entries that nobody could use, with the reason."""
         return f"{self.prefix}:dead"

@@ -109,6 +109,18 @@ def fetch_weights(manifest: pb.WeightManifest, root: str, most_bytes: int) -> by
     return data
 
 
+def missing_store(manifest: pb.WeightManifest) -> Path | None:
+    """The local folder of a version's bytes where it cannot be the trainer's store: it is missing, or holds no version.
+
+    None where it may be, and for stores that are not local.
+    """
+    local = manifest.uri.removeprefix("file://")
+    if "://" in local or "::" in local:
+        return None
+    folder = Path(local).parent
+    return None if folder.is_dir() and any(folder.glob("*.safetensors")) else folder
+
+
 def remove_leftovers(uri: str) -> int:
     """Remove weight files that an earlier life of the trainer left under a local `uri`; returns how many."""
     folder = Path(uri.removeprefix("file://"))

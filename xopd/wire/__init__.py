@@ -13,6 +13,7 @@ from xopd.wire.messages import (
     decode_pod_status,
     decode_prompt_group,
     decode_run_info,
+    decode_run_status,
     decode_trajectory_group,
     decode_weight_manifest,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "decode_pod_status",
     "decode_prompt_group",
     "decode_run_info",
+    "decode_run_status",
     "decode_trajectory_group",
     "decode_weight_manifest",
 ]

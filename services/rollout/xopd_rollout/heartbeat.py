@@ -10,6 +10,7 @@ import redis.asyncio as aioredis
 import structlog
 
 from xopd.service.lifecycle import end_tasks
+from xopd.service.recent import Recent
 from xopd.streams import Keys
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
@@ -50,6 +51,7 @@ class Heartbeat:
         self.key = keys.pod(self.pod_id)
         self.url = url
         self.started_at = time.time()
+        self.recent = Recent()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Heartbeat:
@@ -83,7 +85,20 @@ class Heartbeat:
             started_at=self.started_at,
             beat_at=time.time(),
             draining=self.worker.draining,
+            recent=self._lately(),
         )
+
+    def _lately(self) -> pb.Activity:
+        clock = self.clock
+        totals = {
+            "generated_tokens": float(self.metrics.generated),
+            "busy_seconds": clock.busy,
+            "sync_seconds": clock.sync,
+            "idle_seconds": clock.idle,
+        }
+        seconds, grown = self.recent.growth(time.monotonic(), totals)
+        tokens = int(grown.pop("generated_tokens"))
+        return pb.Activity(seconds=seconds, generated_tokens=tokens, **grown)
 
     async def _beat_for_ever(self) -> None:
         while True:

@@ -20,6 +20,8 @@ from xopd.config.schema import Config
 from xopd.errors import UserError
 from xopd.families import ModelFamily
 from xopd.security import Doors
+from xopd.service.addresses import http_url, reachable_host
+from xopd.service.folders import ensure_writable
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import DeadLetters, Keys, connect
@@ -66,6 +68,8 @@ class Pod:
         """
         settings = self.config.rollout
         listener = bind(settings.host, settings.port, "rollout.port")
+        if self.config.student.audio_input == "features":
+            ensure_writable(self.config.student.feature_cache, "student.feature_cache")
         app = make_rollout_app(self.config, self.metrics, self.served, self._alive, self._ready)
         async with serving(app, listener, self.doors):
             host, port = listener.getsockname()[:2]
@@ -76,8 +80,10 @@ class Pod:
                 await check_run(self.client, self.keys, family, self.metrics)
                 engine = await self._started_engine(family, stop)
                 if engine is not None:
+                    peer = self.config.redis.url
+                    shown = await asyncio.to_thread(reachable_host, host, settings.announce, peer)
                     async with self._assembled(
-                        engine, family, self.client, f"{self.doors.scheme}://{host}:{port}"
+                        engine, family, self.client, http_url(shown, port, self.doors.scheme)
                     ) as worker:
                         await worker.run(stop)
             finally:

@@ -18,7 +18,7 @@ from xopd.errors import UserError
 from xopd.tracing import Tracer
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
-from xopd.weights.store import WeightsUnavailableError
+from xopd.weights.store import WeightsUnavailableError, missing_store
 from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine, WeightsRefusedError
 from xopd_rollout.metrics import RolloutMetrics
@@ -82,7 +82,7 @@ class PolicyUpdater:
         Raises:
             PolicyUnavailableError: if there is none, or it cannot be loaded.
             EngineDiedError: if the engine's process has ended.
-            UserError: if this pod's student cannot serve that run.
+            UserError: if this pod's student cannot serve that run, or cannot see the trainer's weights.
         """
         async with self._turn:
             if not self._fits(run_id, oldest, newest):
@@ -126,6 +126,7 @@ class PolicyUpdater:
             manifest = await self._find(run_id, oldest, newest)
         except WeightsUnavailableError as error:
             raise PolicyUnavailableError(str(error)) from None
+        await self._refuse_another_store(manifest)
         # Until the load has succeeded nobody knows what the engine holds.
         held, self.policy = self.policy, None
         try:
@@ -150,6 +151,16 @@ class PolicyUpdater:
         self.policy = Policy(run_id, manifest.version, manifest.sha256)
         self.metrics.record_update(manifest.version, manifest.size_bytes)
         log.info("policy updated", run=run_id, version=manifest.version, bytes=manifest.size_bytes)
+
+    async def _refuse_another_store(self, manifest: pb.WeightManifest) -> None:
+        """Raise UserError where this pod does not see the trainer's store: no group could ever be answered here."""
+        folder = missing_store(manifest)
+        # A trainer that has just begun anew has emptied its store, and forgotten the announcement as well.
+        if folder is not None and await self.announcements.find(manifest.run_id, manifest.version, NEWEST) is not None:
+            raise UserError(
+                f"weights.uri: {folder}, where the trainer writes weight versions, is missing or empty on this pod;"
+                " mount the same volume here and there."
+            )
 
     async def _find(self, run_id: str, oldest: int, newest: int) -> pb.WeightManifest:
         manifest = await self.announcements.find(run_id, oldest, newest)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from xopd.service.lifecycle import announce_addresses, insecurely, run_service
+from xopd.service.lifecycle import StoppedEarlyError, announce_addresses, insecurely, run_service
 from xopd.service.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -23,7 +23,11 @@ def main(
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of this run.")] = False,
 ) -> None:
-    """Train a speech LLM with X-OPD, against rollout and teacher pods."""
+    """Train a speech LLM with X-OPD, against rollout and teacher pods.
+
+    Exit status: 0 once the run has reached its end; 143 or 130 where SIGTERM or SIGINT stopped it before, after a
+    checkpoint from which --resume goes on; 2 for a mistake that the last line names; 1 for a crash.
+    """
 
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
@@ -38,10 +42,11 @@ def main(
         refuse_open_redis(settings)
         doors = open_doors(settings.security)
         from xopd_trainer.app import make_trainer_app
-        from xopd_trainer.assembly import assembled
+        from xopd_trainer.assembly import assembled, ensure_folders
 
-        # Before the model is loaded and a teacher is waited for: a taken port is told at once.
+        # Before the model is loaded and a teacher is waited for: a taken port or a missing volume is told at once.
         listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")
+        ensure_folders(settings)
         async with assembled(settings, doors) as trainer:
 
             async def _ready() -> str | None:
@@ -54,6 +59,8 @@ def main(
                 await trainer.run(resume, stop)
                 # One more look for whoever polls /status: the end should be seen.
                 await asyncio.sleep(1.0)
+                if trainer.status.phase != "finished":
+                    raise StoppedEarlyError
 
     run_service(_serve)
 

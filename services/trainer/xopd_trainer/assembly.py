@@ -20,6 +20,7 @@ from xopd.families import open_family
 from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.scoring import TeacherClient
 from xopd.security import Doors
+from xopd.service.folders import ensure_writable
 from xopd.streams import Keys, connect
 from xopd.tracing import tracing
 from xopd_trainer.learner import Learner
@@ -27,6 +28,14 @@ from xopd_trainer.lease import TrainerLease, locked_folder
 from xopd_trainer.methods import make_method
 from xopd_trainer.summary import read_bounds
 from xopd_trainer.trainer import Trainer
+
+
+def ensure_folders(config: Config) -> None:
+    """Find out whether the folders that a trainer writes can be written. Raises UserError where one cannot."""
+    ensure_writable(Path(config.run.directory) / config.run.name, "run.directory")
+    if config.weights.uri is not None:
+        ensure_writable(config.weights.uri, "weights.uri")
+    ensure_writable(config.student.feature_cache, "student.feature_cache")
 
 
 @contextlib.asynccontextmanager

@@ -45,6 +45,7 @@ from xopd_trainer.redis_gauges import keep_gauges
 from xopd_trainer.refusals import Refusals
 from xopd_trainer.run_files import RunFiles
 from xopd_trainer.scored_groups import GroupScorer
+from xopd_trainer.statement import Statement
 from xopd_trainer.status import Status
 from xopd_trainer.step import FinishedStep, StepRunner
 from xopd_trainer.summary import make_summary
@@ -125,6 +126,7 @@ class Trainer:
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
         self.publisher = Publisher(lease, store, info, patience_s, tracer)
         self.publisher.on_full_disk = self.metrics.outage_waits.inc
+        self.statement = Statement(self.client, self.keys, self.status, self.publisher, ledger, teacher)
         max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
         conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
         writer = GroupWriter(config, conditionings, self.run_id)
@@ -175,6 +177,7 @@ class Trainer:
                 asyncio.create_task(self.collector.run()),
                 asyncio.create_task(watch(self.dispatcher, self.publisher, self.config.run.stall_timeout_s)),
                 asyncio.create_task(keep_gauges(self.client, self.keys, self.metrics, self.ledger)),
+                asyncio.create_task(self.statement.keep()),
             ]
             stack.push_async_callback(end_tasks, background)
             main = asyncio.create_task(self._train_and_evaluate(step))

@@ -69,6 +69,26 @@ def test_scaled_services_have_no_name_or_port_of_their_own() -> None:
         assert all(port.startswith("127.0.0.1:") for port in about.get("ports", ()))
 
 
+def test_scaled_containers_find_and_are_found() -> None:
+    """What would make `--scale teacher=3 --scale rollout=4` three or four times the same container, or hide some."""
+    scaled = {name: about for name, about in SERVICES.items() if name.split("-")[0] in ("teacher", "rollout")}
+    assert len(scaled) == 4
+    for name, about in scaled.items():
+        assert not {"hostname", "container_name", "ports", "network_mode"} & about.keys(), name
+        assert isinstance(about["deploy"]["replicas"], int)
+        # A name of its own comes from the container's host name, an address from its network.
+        assert not {"XOPD_ROLLOUT__POD_ID", "XOPD_ROLLOUT__ANNOUNCE"} & about["environment"].keys()
+        assert about["environment"][f"XOPD_{name.split('-')[0].upper()}__HOST"] == "0.0.0.0"
+    # One name for all teachers, which resolves to one address a container; a list of containers would be out of date.
+    teacher = SERVICES["teacher"]["environment"]["XOPD_TEACHER__PORT"]
+    assert SERVICES["trainer"]["environment"]["XOPD_TEACHER__ENDPOINTS"] == f'["teacher:{teacher}"]'
+    prometheus = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    jobs = {job["job_name"]: job for job in prometheus["scrape_configs"]}
+    for name in ("teacher", "rollout"):
+        (discovery,) = jobs[f"xopd-{name}"]["dns_sd_configs"]
+        assert (discovery["names"], discovery["type"]) == ([name], "A")
+
+
 def test_every_service_is_hardened_and_limited() -> None:
     for name, about in SERVICES.items():
         assert about["read_only"] is True, name

@@ -13,11 +13,10 @@ from xopd_trainer.learner import StepResult
 from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.step import StepRunner
 
-from tools.metrics_page import PAGE, Series, page, registries, series_of
+from tools.metrics_page import BY_LABEL, BY_SERIES, PAGE, Series, label_values, page, registries, series_of
 from xopd.ledger import Accounts
 from xopd.v1 import trajectory_pb2 as pb
 
-LABELS = {"modality", "purpose", "outcome", "reason", "activity", "method", "kind", "stage", "stream", "split", "part"}
 SERVICES = ("trainer", "rollout", "teacher")
 
 
@@ -40,7 +39,15 @@ def test_every_series_says_what_it_is(service: str) -> None:
 @pytest.mark.parametrize("service", SERVICES)
 def test_labels_are_bounded(service: str) -> None:
     for series in documented(service):
-        assert set(series.labels) <= LABELS, series.name
+        for label in series.labels:
+            assert 1 < len(label_values(series.name, label)) < 20, (series.name, label)
+
+
+def test_only_labels_that_there_are_have_values() -> None:
+    labels = {series.name: set(series.labels) for service in SERVICES for series in documented(service)}
+    for name, about in BY_SERIES.items():
+        assert set(about) <= labels[name]
+    assert set(BY_LABEL) <= set.union(*labels.values())
 
 
 @pytest.mark.parametrize("service", SERVICES)

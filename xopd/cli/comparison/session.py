@@ -6,6 +6,7 @@ A lane has its own rollout pods and its own part of Redis, so lanes do not distu
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from xopd.cli.fleet import (
     redis_spec,
     redis_variable,
     service_spec,
+    teacher_address,
     teacher_spec,
     threads_variable,
     variable,
@@ -91,7 +93,9 @@ class ComparisonSession:
             self.endpoints[config.teacher.path] = {}
             if not config.teacher.endpoints:
                 name = f"teacher-{len(self.endpoints) - 1}"
-                spec, self.endpoints[config.teacher.path] = teacher_spec(name, config, self.folder, self._common)
+                spec = teacher_spec(name, config, self.folder, self._common)
+                address = teacher_address(spec)
+                self.endpoints[config.teacher.path] = {variable("teacher", "endpoints"): json.dumps([address])}
                 self.supervisor.start(spec)
                 needs.append(([spec.name], 1))
         for lane in range(self.lanes):
