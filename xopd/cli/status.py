@@ -48,6 +48,8 @@ def _settings(
 ) -> RedisSettings:
     import os
 
+    from pydantic import ValidationError
+
     from xopd.cli.fleet_state import redis_of_run
     from xopd.config import load_config
     from xopd.config.redis import RedisSettings
