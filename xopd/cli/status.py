@@ -62,11 +62,14 @@ def _settings(
         if sets:
             raise UserError("xopd status: --set changes a configuration; give one, or --redis and --prefix alone.")
         # Password and certificates have no place on a command line: they come by the variables of their settings.
-        names = {
-            name: f"XOPD_REDIS__{name.upper()}" for name in RedisSettings.model_fields if name not in ("url", "prefix")
-        }
+        names = {name: f"XOPD_REDIS__{name.upper()}" for name in RedisSettings.model_fields if name != "prefix"}
         known = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
-        settings = RedisSettings.model_validate({"connect_timeout_s": CONNECT_TIMEOUT_S, **known, "url": url})
+        try:
+            settings = RedisSettings.model_validate({"connect_timeout_s": CONNECT_TIMEOUT_S, **known, "url": url})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(["redis", *map(str, problem["loc"])])
+            raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}.") from None
         return settings if prefix is None else settings.model_copy(update={"prefix": prefix})
     settings = load_config(config if config is not None else f"{run}/config.yaml", sets).redis
     if url is None and settings.url is None and run is not None:
