@@ -28,6 +28,8 @@ from xopd.scoring import BadAnswerError
 from xopd.scoring.answers import read_generated, read_scores
 from xopd.scoring.client import _parts
 from xopd.scoring.pods import EndpointFile, parse_endpoint, parse_source
+from xopd.scoring.pool import _addresses
+from xopd.security import Doors
 from xopd.v1 import teacher_pb2 as pb
 
 lengths = st.integers(1, 40)
@@ -318,3 +320,15 @@ def test_the_client_needs_no_torch(tmp_path: Path) -> None:
 
     code = "import sys, xopd.scoring; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+async def test_a_listed_teacher_on_another_machine_is_not_called_with_open_doors(tmp_path):
+    path = tmp_path / "teachers"
+    path.write_text("127.0.0.1:7100\n10.1.2.3:7100\n")
+    source = parse_source(f"file:{path}")
+    with pytest.raises(UserError, match=r"10\.1\.2\.3:7100 is not loopback, and security\.token"):
+        await _addresses(source, Doors())
+    for doors in (Doors(insecure=True), Doors(token="t" * 16, authorities="ca.pem")):
+        assert list(await _addresses(source, doors)) == [("127.0.0.1", 7100), ("10.1.2.3", 7100)]
+    path.write_text("127.0.0.1:7100\n")
+    assert list(await _addresses(source, Doors())) == [("127.0.0.1", 7100)]

@@ -12,12 +12,11 @@ from xopd.errors import UserError
 from xopd.scoring.channel import client_options
 from xopd.scoring.doors import open_channel
 from xopd.security import Doors
+from xopd.security.doors import ENDPOINT_FILE
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
 
-FILE = "file:"
-"""Begins an entry of teacher.endpoints that names a file."""
 MOST_REQUESTS = 256
 """Calls under way on one pod at a time."""
 MOST_BATCHES = 4
@@ -45,7 +44,7 @@ class EndpointFile:
 
     def __str__(self) -> str:
         """As configured."""
-        return f"{FILE}{self.path}"
+        return f"{ENDPOINT_FILE}{self.path}"
 
     def read(self) -> list[Endpoint]:
         """The endpoints that it lists now; empty lines and those that begin with # are left out.
@@ -64,7 +63,9 @@ Source = Endpoint | EndpointFile
 
 def parse_source(text: str) -> Source:
     """Read an entry of teacher.endpoints: "host:port", or "file:PATH". Raises UserError if it is neither."""
-    return EndpointFile(Path(text.removeprefix(FILE))) if text.startswith(FILE) else parse_endpoint(text)
+    return (
+        EndpointFile(Path(text.removeprefix(ENDPOINT_FILE))) if text.startswith(ENDPOINT_FILE) else parse_endpoint(text)
+    )
 
 
 def parse_endpoint(text: str) -> Endpoint:

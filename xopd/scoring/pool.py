@@ -194,7 +194,7 @@ class PodPool:
         every_s = READ_EVERY_S if isinstance(source, EndpointFile) else RESOLVE_EVERY_S
         while True:
             try:
-                addresses = await _addresses(source)
+                addresses = await _addresses(source, self.doors)
             except (OSError, UserError) as error:
                 # The pods known so far stay: a name server's outage is not theirs.
                 self._lookup_problems[source] = _lookup_problem(source, error)
@@ -260,14 +260,20 @@ class PodPool:
         return trouble or describe_status(error)
 
 
-async def _addresses(source: Source) -> dict[tuple[str, int], Endpoint]:
+async def _addresses(source: Source, doors: Doors) -> dict[tuple[str, int], Endpoint]:
     """Numeric addresses of a source's pods, each with the endpoint that it stands behind.
 
     Raises:
         OSError: if a name cannot be resolved, or the file not be read.
-        UserError: for a file's line that is no endpoint.
+        UserError: for a file's line that is no endpoint, or one on another machine while the doors are open.
     """
     endpoints = source.read() if isinstance(source, EndpointFile) else [source]
+    far = [endpoint for endpoint in endpoints if isinstance(source, EndpointFile) and not doors.may_call(endpoint.host)]
+    if far:
+        raise UserError(
+            f"{far[0]} is not loopback, and security.token and security.tls_ca are not both set"
+            " (docs/SECURITY.md says how)."
+        )
     loop = asyncio.get_running_loop()
     found: dict[tuple[str, int], Endpoint] = {}
     for endpoint in endpoints:

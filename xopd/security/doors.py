@@ -21,6 +21,8 @@ from xopd.errors import UserError
 from xopd.security.tls import Certificate, check_certificate
 
 log = structlog.get_logger(__name__)
+ENDPOINT_FILE = "file:"
+"""Begins an entry of teacher.endpoints that names a file of endpoints."""
 SHORTEST_TOKEN = 16
 """Characters: fewer could be guessed."""
 
@@ -37,11 +39,17 @@ class Doors:
     """PEM file; with one, calls to teachers go over TLS."""
     mutual: bool = False
     """Teachers ask their callers for a certificate."""
+    insecure: bool = False
+    """Calls to other machines may go without token and TLS, as told."""
 
     @property
     def scheme(self) -> str:
         """Scheme of this process's HTTP endpoints."""
         return "http" if self.certificate is None else "https"
+
+    def may_call(self, host: str) -> bool:
+        """Whether a teacher on `host` may be called: on another machine not with open doors, unless told to."""
+        return self.insecure or is_loopback(host) or (self.token is not None and self.authorities is not None)
 
 
 def open_doors(security: SecuritySettings) -> Doors:
@@ -62,7 +70,7 @@ def open_doors(security: SecuritySettings) -> Doors:
         certificate = Certificate(security.tls_cert, security.tls_key)
         assert security.tls_ca is not None  # the schema sees to it
         check_certificate(certificate, security.tls_ca, security.mutual_tls)
-    return Doors(token, certificate, security.tls_ca, security.mutual_tls)
+    return Doors(token, certificate, security.tls_ca, security.mutual_tls, security.insecure)
 
 
 def refuse_open_doors(config: Config, setting: str, host: str) -> None:
@@ -91,12 +99,15 @@ def refuse_open_doors(config: Config, setting: str, host: str) -> None:
 def refuse_open_calls(config: Config) -> None:
     """Refuse to call teachers on other machines with open doors: the token and the data would travel in clear.
 
+    What a file of endpoints lists is held against `Doors.may_call` whenever the file is read.
+
     Raises:
         UserError: as `refuse_open_doors`.
     """
     if config.security.insecure:
         return
-    far = [text for text in config.teacher.endpoints if not is_loopback(text.rpartition(":")[0].strip("[]"))]
+    named = [text for text in config.teacher.endpoints if not text.startswith(ENDPOINT_FILE)]
+    far = [text for text in named if not is_loopback(text.rpartition(":")[0].strip("[]"))]
     missing = _missing(config.security, config.security.tls_ca, "security.tls_ca")
     if far and missing:
         raise UserError(
