@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,19 +15,6 @@ from tests.e2e.world import Run, make_world
 from xopd.families import open_family
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture
-def start():
-    runs: list[Run] = []
-
-    def _start(config: Path, *options: str) -> Run:
-        runs.append(Run(config, *options))
-        return runs[-1]
-
-    yield _start
-    for run in runs:
-        run.stop()
 
 
 def assert_accounts_closed(run: Run, steps: int, per_step: int) -> None:

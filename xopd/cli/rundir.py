@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from xopd.config import Config, dump_config
 from xopd.errors import UserError
+from xopd.service.folders import held_alone
 
 LOCK = ".lock"
 
@@ -100,19 +99,7 @@ def prepare(config: Config, config_path: str, resume: bool, overwrite: bool) -> 
     return folder
 
 
-@contextlib.contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Hold the run's folder against a second `xopd up`; released by the system however this process ends.
-
-    Raises:
-        UserError: if another process holds it.
-    """
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder.path} is being run by another `xopd up`; stop that one, or give --set run.name=NAME."
-            ) from None
-        yield
+def locked(folder: RunFolder) -> contextlib.AbstractContextManager[None]:
+    """Hold the run's folder against a second `xopd up`. Raises UserError if another process holds it."""
+    taken = f"{folder.path} is being run by another `xopd up`; stop that one, or give --set run.name=NAME."
+    return held_alone(folder.path, LOCK, taken)

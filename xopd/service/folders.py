@@ -1,9 +1,12 @@
-"""Folders that a service must be able to write, found out before anything costs time."""
+"""Folders that a service must be able to write, found out before anything costs time; and who has one for itself."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from xopd.errors import UserError
@@ -32,3 +35,28 @@ def ensure_writable(folder: str | Path, setting: str) -> None:
             f"{setting} {path}: cannot be written by user {os.getuid()} ({error.strerror}); mount a volume there that"
             " this user may write, or name another folder."
         ) from None
+
+
+@contextlib.contextmanager
+def held_alone(folder: Path, lock: str, otherwise: str) -> Iterator[None]:
+    """Hold `folder` against others that want the same lock; the system releases it however this process ends.
+
+    Args:
+        folder: made where it is missing.
+        lock: name of the lock file in it.
+        otherwise: the sentence for when somebody else holds it.
+
+    Raises:
+        UserError: if another process holds it, or the folder cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / lock).open("w")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); mount or free it.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(otherwise) from None
+        yield

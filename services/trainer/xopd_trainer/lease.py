@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from xopd.errors import UserError
+from xopd.service.folders import held_alone
 from xopd.streams import Keys
 
 log = structlog.get_logger(__name__)
@@ -44,28 +44,10 @@ class LeaseLostError(UserError):
     """Another trainer has taken over: this one must not write anything any more."""
 
 
-@contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Hold the run's folder against a second trainer.
-
-    Raises:
-        UserError: if another holds it, or it cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("w")
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the run's folder cannot be written to ({error.strerror}); mount or free it."
-        ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder}: another trainer is at work on this run; stop that one, or give --set run.name=NAME."
-            ) from None
-        yield
+def locked_folder(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold the run's folder against a second trainer. Raises UserError if another holds it, or it cannot be written."""
+    taken = f"{folder}: another trainer is at work on this run; stop that one, or give --set run.name=NAME."
+    return held_alone(folder, LOCK, taken)
 
 
 class TrainerLease:
