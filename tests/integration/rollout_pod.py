@@ -60,13 +60,14 @@ def write_config(folder: Path, student: Path, redis_url: str, **settings: dict[s
 class PodProcess:
     """`python -m xopd_rollout`, as a user starts it."""
 
-    def __init__(self, config: Path, *sets: str, pod_id: str = "pod-a") -> None:
-        """Start it; output goes to a file beside the configuration."""
+    def __init__(self, config: Path, *sets: str, pod_id: str = "pod-a", insecure: bool = False) -> None:
+        """Start it; output goes to a file beside the configuration. With `insecure` its doors may be open to all."""
         self.pod_id = pod_id
         stamp = time.monotonic_ns()
         self.log = config.parent / f"{pod_id}-{stamp}.log"
         self.address = config.parent / f"{pod_id}-{stamp}.json"
         options = [word for one in (f"rollout.pod_id={pod_id}", *sets) for word in ("--set", one)]
+        options += ["--insecure"] if insecure else []
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "xopd_rollout", "--config", str(config), *options],

@@ -283,6 +283,7 @@ async def test_spoilt_weights_leave_the_old_ones_in_place(world: World, pod: Pod
     await _announce("outside of", uri=f"{world.folder}/weights/../student/model.safetensors")
     await _announce("has the scheme http", uri="http://169.254.169.254/weights")
     await _announce("cannot be read", uri=f"{world.folder}/weights/none.safetensors")
+    await _announce("cannot be read", uri=f"{world.folder}/weights/nowhere/none.safetensors")
 
     # Nothing was applied, and the pod serves the version that it has held all the time without a new load.
     assert metric(pod, "xopd_rollout_policy_updates_total") == updates

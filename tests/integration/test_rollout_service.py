@@ -85,7 +85,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="module")
 def pod(world: World) -> Iterator[PodProcess]:
     # On every interface, as in a container: its heartbeat must name an address that others can use.
-    process = PodProcess(world.config, "rollout.host=0.0.0.0").until_ready()
+    process = PodProcess(world.config, "rollout.host=0.0.0.0", insecure=True).until_ready()
     yield process
     process.end()
 
@@ -315,7 +315,7 @@ async def test_a_pod_that_cannot_see_the_weight_store_ends_with_a_sentence(
     await elsewhere.publish(0, world.trained())
     shutil.rmtree(world.folder / "not-mounted")
     await elsewhere.send(elsewhere.group(world.text_prompt))
-    blind = PodProcess(world.config, pod_id="pod-d")
+    blind = PodProcess(world.config, f"weights.uri={world.folder / 'not-mounted'}", pod_id="pod-d")
     assert blind.process.wait(START_S) == 2
     last = blind.text().splitlines()[-1]
     assert last.startswith(f"xopd: weights.uri: {world.folder / 'not-mounted'}, where the trainer writes")

@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 
 from xopd.config import Config
-from xopd.data.places import PlaceError, Places
+from xopd.data.places import PlaceError, Places, is_local, local_path
 from xopd.v1 import weights_pb2 as pb
 from xopd.wire import PROTOCOL
 
@@ -109,16 +109,18 @@ def fetch_weights(manifest: pb.WeightManifest, root: str, most_bytes: int) -> by
     return data
 
 
-def missing_store(manifest: pb.WeightManifest) -> Path | None:
-    """The local folder of a version's bytes where it cannot be the trainer's store: it is missing, or holds no version.
+def missing_store(manifest: pb.WeightManifest, root: str) -> Path | None:
+    """The folder of this process's own store, `root`, where it is missing or holds no version, though one is announced.
 
-    None where it may be, and for stores that are not local.
+    None where it holds some, for stores that are not local, and for a manifest that names another place: that is
+    somebody else's word, and the version is refused for it.
     """
-    local = manifest.uri.removeprefix("file://")
-    if "://" in local or "::" in local:
+    try:
+        place = Places.below([root]).check(manifest.uri)
+    except PlaceError:
         return None
-    folder = Path(local).parent
-    return None if folder.is_dir() and any(folder.glob("*.safetensors")) else folder
+    folder = local_path(root).resolve()
+    return None if not is_local(place) or (folder.is_dir() and any(folder.glob("*.safetensors"))) else folder
 
 
 def remove_leftovers(uri: str) -> int:

@@ -27,6 +27,7 @@ from xopd.service.lifecycle import announce_addresses
 from xopd.streams import DeadLetters, Keys, connect
 from xopd.tracing import tracing
 from xopd.weights import WeightAnnouncements
+from xopd.weights.store import store_uri
 from xopd_rollout.app import Served, make_rollout_app
 from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import EngineDiedError, PolicyEngine
@@ -124,6 +125,7 @@ class Pod:
                     self.clock,
                     self.metrics,
                     tracer,
+                    store_uri(self.config),
                 )
                 sampler = GroupSampler(
                     self.pod_id,

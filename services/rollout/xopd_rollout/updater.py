@@ -55,8 +55,9 @@ class PolicyUpdater:
         clock: ActivityClock,
         metrics: RolloutMetrics,
         tracer: Tracer,
+        store: str,
     ) -> None:
-        """Wait up to `timeout_s` (seconds) for an announcement."""
+        """Wait up to `timeout_s` (seconds) for an announcement; versions lie in `store` (a URI)."""
         self.engine = engine
         self.announcements = announcements
         self.check_run = check_run
@@ -64,6 +65,7 @@ class PolicyUpdater:
         self.clock = clock
         self.metrics = metrics
         self.tracer = tracer
+        self.store = store
         self.policy: Policy | None = None
         self._turn = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -154,7 +156,7 @@ class PolicyUpdater:
 
     async def _refuse_another_store(self, manifest: pb.WeightManifest) -> None:
         """Raise UserError where this pod does not see the trainer's store: no group could ever be answered here."""
-        folder = missing_store(manifest)
+        folder = missing_store(manifest, self.store)
         # A trainer that has just begun anew has emptied its store, and forgotten the announcement as well.
         if folder is not None and await self.announcements.find(manifest.run_id, manifest.version, NEWEST) is not None:
             raise UserError(
