@@ -105,7 +105,10 @@ def populate(client: redis.Redis) -> None:
     client.xgroup_create(KEYS.prompts, "rollout", id="0")
     client.xreadgroup("rollout", "pod", {KEYS.prompts: ">"}, count=2)
     client.xadd(KEYS.trajectories, {"p": b"answer"})
-    manifest = pb.WeightManifest(protocol=1, run_id="tiny-1", version=42)
+    manifest = pb.WeightManifest(
+        protocol=1, run_id="tiny-1", version=42, kind=pb.WEIGHT_KIND_FULL, uri="file:///weights/v42.safetensors",
+        sha256="0" * 64, size_bytes=1, tensor_count=1,
+    )  # fmt: skip
     client.xadd(KEYS.weights, {"p": manifest.SerializeToString()})
 
 
@@ -165,7 +168,7 @@ def test_no_run_is_one_sentence_that_names_those_there_are(client: redis.Redis, 
 def test_no_redis_is_one_sentence(tmp_path: Path) -> None:
     nowhere = "redis://:secret@127.0.0.1:1/0"
     done = status("--redis", nowhere)
-    assert_one_sentence(done, "redis.url redis://…@127.0.0.1:1/0: cannot be reached")
+    assert_one_sentence(done, "redis.url redis://127.0.0.1:1/0: cannot be reached")
     assert "secret" not in done.stderr
     assert_one_sentence(status(), "give --redis URL, the folder of a run, or --config")
     assert_one_sentence(status(str(tmp_path), "--config", "c.yaml"), "not both")
