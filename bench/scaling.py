@@ -18,12 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 from rich.console import Console
 from rich.table import Table
@@ -103,7 +103,7 @@ class Run:
     def tell_trainer(self, path: str) -> None:
         """POST /pause or /resume."""
         address = json.loads((self.folder / "processes" / "trainer.json").read_text())["http"]
-        urllib.request.urlopen(urllib.request.Request(f"http://{address}{path}", method="POST"), timeout=30).close()
+        httpx.post(f"http://{address}{path}", timeout=30, trust_env=False).raise_for_status()
 
     def cpu_seconds(self) -> float:
         """CPU seconds of all its processes that live now."""
