@@ -91,9 +91,8 @@ def begin(progress: Progress, others: list[Progress]) -> bool:
 
 
 def tidy(progress: Progress) -> None:
-    """Remove what a finished run needs no more: checkpoints to resume from, and weight versions."""
-    for path in (progress.folder.checkpoints, progress.folder.path / "weights"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what a finished run needs no more: the checkpoints to resume from."""
+    shutil.rmtree(progress.folder.checkpoints, ignore_errors=True)
 
 
 def write_manifest(matrix: Matrix, about: dict[str, Any]) -> Path:

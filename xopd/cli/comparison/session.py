@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from xopd.cli.comparison.cells import Progress, begin, tidy
 from xopd.cli.comparison.matrix import Matrix
@@ -109,7 +111,17 @@ class ComparisonSession:
         await self.supervisor.until_ready(needs, self.start_timeout_s)
 
     def _lane_variables(self, lane: int) -> dict[str, str]:
-        return {**self._common, variable("redis", "prefix"): f"{self.matrix.shared.redis.prefix}-{lane}"}
+        # A pod reads no other weight store than its own, so the runs of a lane write to the one that its pods read.
+        store = self.matrix.shared.weights.uri or str(self._weights.resolve())
+        return {
+            **self._common,
+            variable("redis", "prefix"): f"{self.matrix.shared.redis.prefix}-{lane}",
+            variable("weights", "uri"): f"{store}/lane-{lane}",
+        }
+
+    @property
+    def _weights(self) -> Path:
+        return self.folder.path / "weights"
 
     async def _run_lanes(self) -> None:
         waiting = [cell for cell in self.cells if cell.state == "waiting"]
@@ -171,6 +183,7 @@ class ComparisonSession:
         await supervisor.stop([managed.spec.name for managed in supervisor.of_role("redis")], REDIS_GRACE_S)
         await supervisor.aclose()
         await self._reader.aclose()
+        shutil.rmtree(self._weights, ignore_errors=True)
         for progress in self.cells:
             if progress.state == "running":
                 progress.state = "waiting"
