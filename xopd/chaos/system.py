@@ -53,10 +53,7 @@ class System:
 
     async def kill(self, role: str, index: int = 0) -> None:
         """SIGKILL a process; its supervisor starts it again."""
-        pid = (await self.one_of(role, index)).pid
-        assert pid is not None
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        self._strike(await self.one_of(role, index))
 
     async def kill_trainer(self) -> None:
         """SIGKILL the trainer when it has taken steps that no checkpoint holds, and is within the next."""
@@ -77,9 +74,7 @@ class System:
 
     async def empty_redis(self) -> None:
         """SIGKILL Redis and remove its data: it comes back knowing nothing."""
-        pid = (await self.one_of("redis")).pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        self._strike(await self.one_of("redis"))
         for path in sorted(self.redis_data.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
 
@@ -102,8 +97,7 @@ class System:
         before = {path.name for path in weights.glob("*.safetensors")}
         while {path.name for path in weights.glob("*.safetensors")} <= before:  # noqa: ASYNC110 (files tell nobody)
             await asyncio.sleep(0.001)
-        if pod.pid is not None:
-            os.kill(pod.pid, signal.SIGKILL)
+        self._strike(pod)
 
     async def join(self) -> None:
         """Start one more rollout pod and wait until it is ready."""
@@ -148,6 +142,14 @@ class System:
     def newest_step(self) -> int:
         """The newest step that counts."""
         return self._ask("SELECT coalesce(max(step), 0) FROM steps WHERE NOT undone")
+
+    @staticmethod
+    def _strike(managed: Managed) -> None:
+        # A process that dies again and again is given up as broken; this one is not.
+        managed.quick_deaths = 0
+        if managed.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(managed.pid, signal.SIGKILL)
 
     def _ask(self, query: str, *values: float) -> int:
         try:
