@@ -36,6 +36,7 @@ PATIENCE_S = 90.0
 """How long a series may take to come after some steps were taken."""
 MAY_BE_EMPTY = {
     "xopd_trainer_nll_nats": "only supervised methods have targets; the run is X-OPD",
+    "sum by (reason) (increase(xopd_rollout_refused_total[5m]) > 0)": "nothing is refused where nothing is wrong",
     'ALERTS{alertname=~"Xopd.*"}': "nothing is wrong, so no alert fires",
 }
 """Panels' expressions that find nothing in a healthy run, and why. Alerts' own expressions are empty while well."""
