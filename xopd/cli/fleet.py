@@ -16,6 +16,7 @@ from xopd.config import Config
 from xopd.config.load import ENV_PREFIX
 from xopd.config.secrets import read_secret, secret_variables
 from xopd.errors import UserError
+from xopd.files import write_whole
 from xopd.service.supervisor import ProcessSpec, python_module
 from xopd.streams.embedded import HOST, answers_ping, free_port, server_command, server_input
 
@@ -81,9 +82,7 @@ def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
 
 def write_teacher_list(path: Path, teachers: Sequence[ProcessSpec]) -> None:
     """List the teachers' gRPC addresses for the trainer, whole or not at all."""
-    partial = path.with_suffix(".part")
-    partial.write_text("".join(f"{teacher_address(spec)}\n" for spec in teachers), encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, "".join(f"{teacher_address(spec)}\n" for spec in teachers))
 
 
 def child_environment() -> dict[str, str]:

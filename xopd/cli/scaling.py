@@ -14,6 +14,7 @@ from collections.abc import Callable
 from xopd.cli.fleet import Fleet, write_teacher_list
 from xopd.cli.rundir import RunFolder
 from xopd.errors import UserError
+from xopd.files import write_whole
 from xopd.service.lifecycle import end_tasks
 from xopd.service.supervisor import Managed, ProcessSpec, Supervisor
 
@@ -36,9 +37,7 @@ def ask_for(folder: RunFolder, wanted: dict[str, int]) -> dict[str, int]:
             " cluster with its own tools (docs/DEPLOY.md)."
         )
     asked = _read(folder) | wanted
-    partial = folder.scale.with_suffix(".part")
-    partial.write_text(json.dumps(asked), encoding="utf-8")
-    partial.replace(folder.scale)
+    write_whole(folder.scale, json.dumps(asked))
     return asked
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from xopd.files import write_whole
 from xopd.report.records import read_run
 
 
@@ -20,7 +20,5 @@ def build_report(run_dir: str | Path) -> Path:
 
     run = read_run(run_dir)
     path = run.folder / "report.html"
-    partial = path.with_suffix(".html.part")
-    partial.write_text(page(run), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, page(run))
     return path

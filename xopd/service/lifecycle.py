@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xopd.errors import UserError
+from xopd.files import write_whole
 
 ADDRESS_FILE = "XOPD_ADDRESS_FILE"
 """Environment variable: where a service writes its addresses (JSON) once it listens."""
@@ -36,9 +37,7 @@ def announce_addresses(**addresses: str) -> None:
     """
     target = os.environ.get(ADDRESS_FILE)
     if target:
-        partial = Path(f"{target}.part")
-        partial.write_text(json.dumps({"pid": os.getpid(), **addresses}), encoding="utf-8")
-        partial.rename(target)
+        write_whole(Path(target), json.dumps({"pid": os.getpid(), **addresses}))
 
 
 async def end_tasks(tasks: Iterable[asyncio.Task[Any]]) -> None:

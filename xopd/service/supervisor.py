@@ -21,6 +21,7 @@ from typing import Any, Literal
 import httpx
 
 from xopd.errors import UserError
+from xopd.files import write_whole
 from xopd.security.doors import callable_host
 from xopd.service import child
 from xopd.service.lifecycle import ADDRESS_FILE
@@ -294,9 +295,7 @@ class Supervisor:
             return
         pids = {"supervisor": os.getpid()}
         pids |= {name: managed.pid for name, managed in self.processes.items() if managed.pid is not None}
-        partial = self.pid_file.with_suffix(".part")
-        partial.write_text(json.dumps(pids, indent=1), encoding="utf-8")
-        partial.replace(self.pid_file)
+        write_whole(self.pid_file, json.dumps(pids, indent=1))
 
 
 def http_url(addresses: Mapping[str, str]) -> str | None:

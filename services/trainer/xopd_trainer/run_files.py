@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 
 from xopd.config import Config
+from xopd.files import write_whole
 from xopd.jsonl import read_json_lines
 from xopd_trainer.evaluation import Evaluation, Verdict
 
@@ -62,17 +63,17 @@ class RunFiles:
     def forget_after(self, step: int) -> None:
         """Drop step and dev records later than the checkpoint that the run resumes from."""
         kept = [r for r in self.records() if r["kind"] == "event" or r["step"] <= step]
-        _write(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
+        write_whole(self._metrics, "".join(json.dumps(record) + "\n" for record in kept))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write summary.json, whole or not at all."""
-        _write(self.summary, json.dumps(summary, indent=2) + "\n")
+        write_whole(self.summary, json.dumps(summary, indent=2) + "\n")
 
     def write_evaluation(self, label: str, evaluation: Evaluation) -> None:
         """Keep every graded answer of `evaluation` in evals/LABEL.json, to read and to resume from."""
         parts = {part: [asdict(v) for v in verdicts] for part, verdicts in evaluation.verdicts.items()}
         self._evals.mkdir(exist_ok=True)
-        _write(self._evals / f"{label}.json", json.dumps(parts, indent=1) + "\n")
+        write_whole(self._evals / f"{label}.json", json.dumps(parts, indent=1) + "\n")
 
     def read_evaluation(self, label: str, expected: Sequence[str]) -> Evaluation | None:
         """An earlier evaluation, if it covered exactly the items `expected` (ids); else None."""
@@ -83,9 +84,3 @@ class RunFiles:
         evaluation = Evaluation({part: [Verdict(**v) for v in verdicts] for part, verdicts in parts.items()})
         covered = {v.item_id for verdicts in evaluation.verdicts.values() for v in verdicts}
         return evaluation if covered == set(expected) else None
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -16,6 +16,7 @@ from xopd.cli.rundir import RunFolder
 from xopd.config import dump_config
 from xopd.config.secrets import FILES
 from xopd.errors import UserError
+from xopd.files import write_whole
 
 State = Literal["waiting", "running", "finished", "failed"]
 MANIFEST = "comparison.json"
@@ -118,9 +119,7 @@ def write_manifest(matrix: Matrix, about: dict[str, Any]) -> Path:
         **about,
     }
     path = matrix.folder / MANIFEST
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_whole(path, json.dumps(manifest, indent=1) + "\n")
     return path
 
 

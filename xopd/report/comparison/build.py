@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xopd.evals.intervals import Accuracy
+from xopd.files import write_whole
 from xopd.report.comparison.formats import csv_text, latex, markdown
 from xopd.report.comparison.read import Comparison, read_comparison
 from xopd.report.comparison.statistics import EntryFigures, Figures, OverSeeds, figures_of
@@ -126,8 +126,5 @@ def _accuracy(score: Accuracy | None) -> dict[str, object] | None:
 
 
 def _write(path: Path, text: str) -> Path:
-    # A reader, such as a browser that reloads, sees the old file or the new one, never half.
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, text)
     return path

@@ -16,6 +16,7 @@ import numpy as np
 
 from xopd.config.schema import ObjectiveSettings
 from xopd.data import Item
+from xopd.files import write_whole
 from xopd.jsonl import read_json_lines
 from xopd.objective import Totals
 from xopd_trainer.batch import ResponseTensors
@@ -46,9 +47,7 @@ class OfflineKd:
             # A torn last line belongs to an item that is asked once more.
             records = read_json_lines(path)
             self._responses = {record["id"]: record["token_ids"] for record in records}
-            partial = path.with_suffix(".part")
-            partial.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-            partial.replace(path)
+            write_whole(path, "".join(json.dumps(record) + "\n" for record in records))
         missing = [item for item in preparation.items if item.id not in self._responses]
         done = len(preparation.items) - len(missing)
         for start in range(0, len(missing), AT_ONCE):
