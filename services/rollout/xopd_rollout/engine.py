@@ -62,20 +62,20 @@ def engine_args(config: Config) -> AsyncEngineArgs:
         "weight_transfer_config": WeightTransferConfig(backend=BACKEND),
         "disable_log_stats": True,
     }
-    if config.run.deterministic:
-        # One sequence in every forward pass, from its first token: company changes the last bits of a sum.
-        options |= {"max_num_seqs": 1, "enable_prefix_caching": False}
     if runs_on_cpu():
         options |= {
             "kv_cache_memory_bytes": int(rollout.kv_cache_gb * GIB),
             "block_size": CPU_BLOCK,
-            "max_num_seqs": 1 if config.run.deterministic else CPU_MAX_SEQUENCES,
+            "max_num_seqs": CPU_MAX_SEQUENCES,
             # A prompt prefilled in parts rewinds its seeded generator, which torch's CPU generator cannot.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(CPU_BATCHED_TOKENS, rollout.max_model_len),
         }
     else:
         options["gpu_memory_utilization"] = rollout.gpu_memory_utilization
+    if config.run.deterministic:
+        # One sequence in every forward pass, from its first token: company changes the last bits of a sum.
+        options |= {"max_num_seqs": 1, "enable_prefix_caching": False}
     # Left to itself, vLLM would unpickle a .bin file where there is no other.
     return AsyncEngineArgs(load_format="safetensors", **options)
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 import structlog
 
-from xopd.errors import UserError
 from xopd.ledger import Ledger
 from xopd.ledger.ledger import DropKind
 from xopd.streams import WorkStream
 from xopd.tracing import NO_TRACER, Tracer, context_from, finished_span, shown
 from xopd.v1 import trajectory_pb2 as pb
-from xopd_trainer.patience import OUTAGES, patiently, retrying
+from xopd_trainer.patience import reach_redis, write_down
 
 log = structlog.get_logger(__name__)
 
@@ -157,18 +156,12 @@ class Dispatcher:
         await self._send(entries)
 
     async def _book(self, write: Callable[[], None]) -> None:
-        await patiently("writing to the ledger", self.patience_s, write)
+        await write_down(self.patience_s, write)
 
     async def _send(self, entries: Sequence[Outstanding]) -> None:
         for entry in entries:
             entry.group.dispatched_at = time.time()
             entry.sent_at = time.monotonic()
-        try:
-            # What an attempt sent before it failed is sent twice: the collector drops the second answer.
-            async for attempt in retrying("dispatching", self.patience_s):
-                with attempt:
-                    await self.prompts.add([entry.group.SerializeToString() for entry in entries])
-        except OUTAGES as error:
-            raise UserError(
-                f"redis.url: Redis cannot be reached any more ({error}); bring it back, then resume."
-            ) from None
+        messages = [entry.group.SerializeToString() for entry in entries]
+        # What an attempt sent before it failed is sent twice: the collector drops the second answer.
+        await reach_redis("dispatching", self.patience_s, lambda: self.prompts.add(messages))

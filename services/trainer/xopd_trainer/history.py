@@ -61,8 +61,8 @@ class History:
         """Seconds that the run has taken, earlier lives included."""
         return self._wall_before + time.monotonic() - self._began
 
-    def begin(self, run_id: str) -> None:
-        """Begin a life at the base.
+    def begin(self, run_id: str) -> int:
+        """Begin a life at the base; returns its step, 0.
 
         Raises:
             UserError: if the run has taken steps already.
@@ -73,6 +73,7 @@ class History:
                 " --set run.name=NAME for a new one."
             )
         self.ledger.begin_life(run_id, 0)
+        return 0
 
     def resume(self, run_id: str) -> int:
         """Begin a life at the newest whole checkpoint, or at the base without any; returns its step.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 import structlog
 from redis.exceptions import RedisError
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
-T = TypeVar("T")
+from xopd.errors import UserError
+
 log = structlog.get_logger(__name__)
 OUTAGES = (RedisError, OSError)
 """What may pass: Redis cannot be reached, a disk is full."""
@@ -39,9 +39,22 @@ def retrying(what: str, patience_s: float, on_wait: Callable[[], None] | None = 
     )
 
 
-async def patiently(what: str, patience_s: float, action: Callable[[], T]) -> T:
-    """Do `action`, which is quick and leaves nothing half done, with these attempts; returns what it returns."""
-    async for attempt in retrying(what, patience_s):
+async def reach_redis(what: str, patience_s: float, action: Callable[[], Awaitable[object]]) -> None:
+    """Do `action`, an idempotent exchange with Redis, with these attempts.
+
+    Raises:
+        UserError: if Redis stays away.
+    """
+    try:
+        async for attempt in retrying(what, patience_s):
+            with attempt:
+                await action()
+    except OUTAGES as error:
+        raise UserError(f"redis.url: Redis cannot be reached any more ({error}); bring it back, then resume.") from None
+
+
+async def write_down(patience_s: float, action: Callable[[], object]) -> None:
+    """Do `action`, one write of the ledger's, with these attempts; the last error is raised."""
+    async for attempt in retrying("writing to the ledger", patience_s):
         with attempt:
-            done = action()
-    return done
+            action()

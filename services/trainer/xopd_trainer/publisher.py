@@ -18,7 +18,7 @@ from xopd.tracing import NO_TRACER, Tracer, child_span, traceparent_of
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements, WeightStore
 from xopd_trainer.lease import TrainerLease
-from xopd_trainer.patience import OUTAGES, retrying
+from xopd_trainer.patience import reach_redis, retrying
 
 
 class Publisher:
@@ -72,12 +72,8 @@ class Publisher:
     async def announce_run(self, finished: bool = False) -> None:
         """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""
         self.info.finished = finished
-        try:
-            async for attempt in retrying("writing the run's key", self.patience_s):
-                with attempt:
-                    await self.lease.write(self.keys.run, self.info.SerializeToString())
-        except OUTAGES as error:
-            raise _no_redis(error) from None
+        data = self.info.SerializeToString()
+        await reach_redis("writing the run's key", self.patience_s, lambda: self.lease.write(self.keys.run, data))
 
     async def redis_forgot_us(self) -> bool:
         """Whether Redis has lost the run's key, and so everything else."""
@@ -103,13 +99,5 @@ class Publisher:
         return manifest
 
     async def _announce(self, manifest: pb.WeightManifest) -> None:
-        try:
-            async for attempt in retrying(f"announcing weight version {manifest.version}", self.patience_s):
-                with attempt:
-                    await self.announcements.publish(manifest)
-        except OUTAGES as error:
-            raise _no_redis(error) from None
-
-
-def _no_redis(error: BaseException) -> UserError:
-    return UserError(f"redis.url: Redis cannot be reached any more ({error}); bring it back, then resume.")
+        what = f"announcing weight version {manifest.version}"
+        await reach_redis(what, self.patience_s, lambda: self.announcements.publish(manifest))

@@ -31,7 +31,7 @@ from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
 from xopd_trainer.methods import Method, Response
-from xopd_trainer.patience import patiently
+from xopd_trainer.patience import write_down
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.refusals import Fault, Refusals, unusable_clips
 from xopd_trainer.scored_groups import GroupScorer
@@ -158,11 +158,8 @@ class StepRunner:
         self.learning = True
         with child_span(self.tracer, "learn", {"xopd.groups": len(batch)}):
             result = await asyncio.to_thread(self.learner.step, step, batch)
-        await patiently(
-            "writing to the ledger",
-            self.config.run.stall_timeout_s,
-            lambda: self._write_down(step, trained, lag, result.skipped),
-        )
+        patience_s = self.config.run.stall_timeout_s
+        await write_down(patience_s, lambda: self._book(step, trained, lag, result.skipped))
         learn_s = time.monotonic() - scored_at
         await self.publisher.publish(step, self.learner.trained_state())
         self.learning = False
@@ -172,7 +169,7 @@ class StepRunner:
         record = self._record(step, result, lag, seconds, time.monotonic() - began)
         return FinishedStep(result, record)
 
-    def _write_down(self, step: int, groups: Sequence[TrainedGroup], lag: int, skipped: bool) -> None:
+    def _book(self, step: int, groups: Sequence[TrainedGroup], lag: int, skipped: bool) -> None:
         if skipped:
             self.ledger.skipped(step, groups, f"the loss or the gradient of step {step} was not finite")
         else:
@@ -198,8 +195,7 @@ class StepRunner:
         """Leave an answered group out of the step; what was brought along is in the ledger only once it is trained."""
         await self.refusals.note(group_id, fault, reason)
         if in_ledger:
-            patience_s = self.config.run.stall_timeout_s
-            await patiently("writing to the ledger", patience_s, lambda: self.ledger.buried(group_id, reason))
+            await write_down(self.config.run.stall_timeout_s, lambda: self.ledger.buried(group_id, reason))
 
     async def _sampled(
         self, step: int, item: Item, group: pb.PromptGroup, future: asyncio.Future[pb.TrajectoryGroup], span: Span

@@ -162,10 +162,7 @@ class Trainer:
             UserError: for what the user can put right, such as a teacher with another vocabulary.
         """
         earlier = self.ledger.run_ids
-        step = self.history.resume(self.run_id) if resume else 0
-        if not resume:
-            self.history.begin(self.run_id)
-        self.done_step = step
+        step = self.done_step = (self.history.resume if resume else self.history.begin)(self.run_id)
         await self.lease.acquire(earlier)
         await self._clear_streams()
         await self.publisher.announce_run()
