@@ -230,12 +230,9 @@ def _state(managed: Managed) -> Text:
 
 def _accounts(status: TrainerStatus) -> Text:
     accounts = status.accounts
-    # What is dispatched and not yet trained is only lost when nothing is under way any more.
-    over = status.phase == "finished"
-    text = Text(f"trajectories: dispatched {count(accounts.dispatched)} · trained {count(accounts.trained)} · ")
-    text.append(
-        f"{'lost' if over else 'under way'} {count(accounts.lost)}", style="red" if over and accounts.lost else ""
-    )
+    text = Text(f"trajectories: dispatched {count(accounts.dispatched)} · trained {count(accounts.trained)}")
+    text.append(f" · under way {count(accounts.under_way)} · ")
+    text.append(f"lost {count(accounts.lost)}", style="red" if accounts.lost else "")
     text.append(f" · duplicates {count(accounts.duplicates_dropped)} · stale {count(accounts.stale_dropped)}")
     return text
 

@@ -130,6 +130,7 @@ class Accounts(Record):
     dispatched: int = 0
     trained: int = 0
     given_up: int = 0
+    under_way: int = 0
     duplicates_dropped: int = 0
     stale_dropped: int = 0
     redispatched: int = 0
