@@ -15,9 +15,8 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 class FaultProxy:
     """Forwards connections to 127.0.0.1:`port` to a target."""
 
-    def __init__(self, name: str, port: int, target: tuple[str, int]) -> None:
-        """Prepare; nothing listens yet. `name` is what it stands before, for people."""
-        self.name = name
+    def __init__(self, port: int, target: tuple[str, int]) -> None:
+        """Prepare; nothing listens yet."""
         self.port = port
         self.target = target
         self._flowing = asyncio.Event()

@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from xopd.chaos.faults import Fault
@@ -76,7 +75,7 @@ class Chaos:
         await self._calm()
         for fault in faults:
             await self._happen(fault)
-            self._look_at_books(self.system.folder, fault)
+            self._look_at_books(fault)
 
     async def by_schedule(self, schedule: Sequence[Appointment], seconds: float) -> None:
         """Faults at their times, whether the run has recovered from the last one or not."""
@@ -113,6 +112,6 @@ class Chaos:
         except TimeoutError:
             raise UserError(f"it could not happen within {RECOVERY_TIMEOUT_S:g} s") from None
 
-    def _look_at_books(self, folder: Path, fault: Fault) -> None:
-        audit = audit_run(folder)
+    def _look_at_books(self, fault: Fault) -> None:
+        audit = audit_run(self.system.folder)
         self.report.findings += [f"after {fault.name}: {finding}" for finding in audit.findings]

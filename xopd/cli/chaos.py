@@ -94,7 +94,7 @@ def _disturbed(
     from xopd.cli.rundir import folder_of, locked, prepare
     from xopd.cli.session import Outcome, Session
     from xopd.cli.view import make_view
-    from xopd.ledger import Ledger, ledger_path
+    from xopd.ledger.audit import audit_run
     from xopd.security import open_doors
 
     Checks(settings).run_quick()
@@ -117,9 +117,7 @@ def _disturbed(
             return folder
         if session.stop.signal:
             raise typer.Exit(128 + session.stop.signal)
-        ledger = Ledger(ledger_path(folder.path))
-        steps = ledger.newest_step + LAST_STEPS
-        ledger.close()
+        steps = audit_run(folder.path).steps + LAST_STEPS
         rest = settings.model_copy(update={"run": settings.run.model_copy(update={"steps": steps})})
         folder = prepare(rest, config, resume=True, overwrite=False)
         view = make_view(console, rest.run.name, steps, plain)

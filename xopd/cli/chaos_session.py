@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from xopd.chaos.proxy import FaultProxy
 from xopd.chaos.system import System
-from xopd.cli.fleet import Fleet, pod_spec, variable
+from xopd.cli.fleet import Fleet, variable
 from xopd.cli.rundir import RunFolder
 from xopd.cli.session import Session
 from xopd.cli.view import View
@@ -30,8 +30,8 @@ class ChaosSession(Session):
     ) -> None:
         """Put proxies between the services of `fleet`, which must have a Redis and a teacher of its own."""
         self.proxies = {
-            "redis": FaultProxy("redis", free_port(), (HOST, _port_of(fleet.redis[0].argv))),
-            "teacher": FaultProxy("teacher", free_port(), (HOST, int(fleet.teachers[0].env[TEACHER_PORT]))),
+            "redis": FaultProxy(free_port(), (HOST, _port_of(fleet.redis[0].argv))),
+            "teacher": FaultProxy(free_port(), (HOST, int(fleet.teachers[0].env[TEACHER_PORT]))),
         }
         super().__init__(self._through_proxies(fleet), folder, view, start_timeout_s, open_doors(config.security))
         self.config = config
@@ -50,7 +50,7 @@ class ChaosSession(Session):
             self.config.redis.lease_s,
             self.config.run.checkpoint_every,
             self.folder.path / "redis",
-            self._another_pod,
+            self.fleet.more["rollout"],
             self.fleet.trainer,
         )
         disturbing = asyncio.ensure_future(self.disturb(system))
@@ -69,16 +69,19 @@ class ChaosSession(Session):
         for proxy in self.proxies.values():
             await proxy.close()
 
-    def _another_pod(self, number: int) -> ProcessSpec:
-        spec = pod_spec(number, self.config, self.folder, {})
-        return replace(spec, env={**self.fleet.pods[0].env, **spec.env})
-
     def _through_proxies(self, fleet: Fleet) -> Fleet:
+        plain_pod = fleet.more["rollout"]
         redis = {REDIS_URL: f"redis://{HOST}:{self.proxies['redis'].port}/0"}
         teacher = {TEACHER_ENDPOINTS: json.dumps([f"{HOST}:{self.proxies['teacher'].port}"])}
+
+        def _pod(index: int) -> ProcessSpec:
+            pod = plain_pod(index)
+            return replace(pod, env={**pod.env, **redis})
+
         return replace(
             fleet,
-            pods=tuple(replace(pod, env={**pod.env, **redis}) for pod in fleet.pods),
+            pods=tuple(_pod(index) for index in range(len(fleet.pods))),
+            more={**fleet.more, "rollout": _pod},
             trainer=replace(fleet.trainer, env={**fleet.trainer.env, **redis, **teacher}),
         )
 

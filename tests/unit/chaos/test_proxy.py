@@ -23,7 +23,7 @@ async def echo():
         writer.close()
 
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
-    proxy = FaultProxy("echo", free_port(), server.sockets[0].getsockname())
+    proxy = FaultProxy(free_port(), server.sockets[0].getsockname())
     await proxy.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     yield proxy, reader, writer
@@ -68,7 +68,7 @@ async def test_a_stall_holds_everything_back_and_loses_nothing(echo):
 
 
 async def test_a_target_that_is_down_ends_the_connection():
-    proxy = FaultProxy("nothing", free_port(), ("127.0.0.1", free_port()))
+    proxy = FaultProxy(free_port(), ("127.0.0.1", free_port()))
     await proxy.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     assert await asyncio.wait_for(reader.read(1), 5) == b""
