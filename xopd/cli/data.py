@@ -36,6 +36,7 @@ def stats(
     from xopd.cli.clips import bad_clips
     from xopd.cli.show import count, duration
     from xopd.config.schema import DataSettings
+    from xopd.config.section import first_message
     from xopd.data import load_items
     from xopd.data.audio import AudioRules
     from xopd.errors import UserError
@@ -51,7 +52,7 @@ def stats(
             }
         )
     except ValidationError as error:
-        raise UserError(f"xopd data stats: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
+        raise UserError(f"xopd data stats: {first_message(error)}.") from None
     rules = AudioRules.of(settings)
     items = load_items(manifest, rules.places)
     counts = Counter((item.split, item.kind, item.family) for item in items)

@@ -53,6 +53,7 @@ def _settings(
     from xopd.cli.fleet_state import redis_of_run
     from xopd.config import load_config
     from xopd.config.redis import RedisSettings
+    from xopd.config.section import first_message
 
     if run is not None and config is not None:
         raise UserError("xopd status: give the folder of a run or --config CONFIG, not both.")
@@ -67,9 +68,8 @@ def _settings(
         try:
             settings = RedisSettings.model_validate({"connect_timeout_s": CONNECT_TIMEOUT_S, **known, "url": url})
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(["redis", *map(str, problem["loc"])])
-            raise UserError(f"{where}: {problem['msg'].removeprefix('Value error, ')}.") from None
+            where = ".".join(["redis", *map(str, error.errors()[0]["loc"])])
+            raise UserError(f"{where}: {first_message(error)}.") from None
         return settings if prefix is None else settings.model_copy(update={"prefix": prefix})
     settings = load_config(config if config is not None else f"{run}/config.yaml", sets).redis
     if url is None and settings.url is None and run is not None:

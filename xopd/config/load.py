@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from xopd.config.schema import Config
 from xopd.config.secrets import FILES, SECRETS, redact, refuse_secrets_in
+from xopd.config.section import first_message
 from xopd.errors import UserError
 
 ENV_PREFIX = "XOPD_"
@@ -187,7 +188,7 @@ def _sentence(
     else:
         hidden = first["type"] == "value_error" or loc[:2] in SECRETS or loc == ("security",)
         given = "" if hidden else f", not {redact(repr(first['input']))}"
-        message = first["msg"].removeprefix("Value error, ")
+        message = first_message(error)
         what = f"`{field}`: {message}{given}" if field else message
     more = f" ({len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
     return f"{_where(loc, path, lines, sets)}: {what}{more}."

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from xopd.config.schema import Config
+from xopd.config.section import first_message
 from xopd.errors import UserError
 from xopd.families import ModelFamily
 from xopd.security import Doors
@@ -205,5 +206,5 @@ class Pod:
 
 
 def _first_sentence(error: Exception) -> str:
-    text = error.errors()[0]["msg"].removeprefix("Value error, ") if isinstance(error, ValidationError) else str(error)
+    text = first_message(error) if isinstance(error, ValidationError) else str(error)
     return text.splitlines()[0].split(". ")[0] if text else type(error).__name__

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from xopd.config import Config, load_config
 from xopd.config.load import known_fields
+from xopd.config.section import first_message
 from xopd.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -159,10 +160,8 @@ def read_comparison_file(path: Path) -> ComparisonFile:
     try:
         return ComparisonFile.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path}: {f'`{where}`: ' if where else ''}{message}; correct it.") from None
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise UserError(f"{path}: {f'`{where}`: ' if where else ''}{first_message(error)}; correct it.") from None
 
 
 def plan_matrix(
