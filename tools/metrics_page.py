@@ -71,6 +71,7 @@ UNITS_BY_NAME = {
     "xopd_trainer_importance_ratio_mean": "ratio",
     "xopd_trainer_learning_rate": "rate",
     "xopd_trainer_loss": "nats",
+    "xopd_trainer_mended_weights": "versions",
     "xopd_trainer_policy_lag": "versions",
     "xopd_trainer_policy_lag_max": "versions",
     "xopd_trainer_refused_answers": "answers",

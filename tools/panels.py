@@ -245,6 +245,7 @@ FLEET: dict[str, list[Panel]] = {
             "short",
             ("sum by (reason) (increase(xopd_rollout_refused_total[5m]) > 0)", "{{reason}}"),
             ("sum(increase(xopd_rollout_refused_weight_updates_total[5m]))", "weight versions"),
+            ("sum(increase(xopd_trainer_mended_weights_total[5m]))", "weight versions written again"),
         ),
         panel(
             "Groups taken over",

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio as aioredis
+import torch
+from xopd_trainer import publisher as publisher_module
 from xopd_trainer.collector import Collector
-from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
 from xopd_trainer.lease import TrainerLease
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.watch import watch
@@ -142,6 +144,68 @@ async def test_failures(system):
         await asyncio.wait_for(futures["bad"], 5)
     with pytest.raises(GroupFailedError, match="after 3 attempts"):
         await asyncio.wait_for(futures["flaky"], 5)
+
+
+def unavailable(asked: pb.PromptGroup) -> bytes:
+    failed = answer(asked)
+    del failed.trajectories[:]
+    failed.failure.code, failed.failure.reason = pb.FAILURE_CODE_POLICY_UNAVAILABLE, "has SHA-256 0123"
+    return failed.SerializeToString()
+
+
+async def test_a_version_that_no_pod_can_have_says_nothing_of_the_item(system):
+    dispatcher, _, _, pod = system
+    futures = await dispatcher.submit([group()])
+    for _ in range(3):
+        entry, asked = await claim(pod)
+        await pod.answer(entry, KEYS.trajectories, unavailable(asked))
+    with pytest.raises(PolicyMissingError, match=r"SHA-256 0123.*after 3 attempts"):
+        await asyncio.wait_for(futures["g1"], 5)
+
+
+async def test_a_damaged_version_is_written_again_before_the_group_is(system, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 0.0)
+    dispatcher, collector, _, pod = system
+    store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
+    publisher = Publisher(lease_of(pod), store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), 20.0)
+    mended: list[int] = []
+    publisher.on_mended = mended.append
+    tensors = {"weight": torch.arange(64.0)}
+    collector.on_policy_unavailable = lambda: publisher.mend(lambda: tensors)
+    await publisher.publish(4, tensors)
+    [path] = (tmp_path / "weights").glob("*.safetensors")
+    whole = path.read_bytes()
+    futures = await dispatcher.submit([group()])
+
+    path.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    entry, asked = await claim(pod)
+    await pod.answer(entry, KEYS.trajectories, unavailable(asked))
+    entry, again = await claim(pod)
+    assert (again.attempt, path.read_bytes(), mended) == (1, whole, [4])
+    path.unlink()
+    await pod.answer(entry, KEYS.trajectories, unavailable(again))
+    entry, again = await claim(pod)
+    assert (again.attempt, path.read_bytes(), mended) == (2, whole, [4, 4])
+    await pod.answer(entry, KEYS.trajectories, answer(again).SerializeToString())
+    await asyncio.wait_for(futures["g1"], 5)
+    # A policy that has moved on must not be written under an old version's name.
+    path.unlink()
+    await publisher.mend(lambda: {"weight": torch.zeros(64)})
+    assert not path.exists()
+    assert mended == [4, 4]
+
+
+async def test_a_whole_version_is_announced_again_and_not_written(system, tmp_path: Path):
+    _, _, _, pod = system
+    store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
+    publisher = Publisher(lease_of(pod), store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), 20.0)
+    await publisher.publish(4, {"weight": torch.arange(64.0)})
+    await pod.client.delete(KEYS.weights)
+    asked: list[int] = []
+    for _ in range(8):  # the groups of a step miss it at once
+        await publisher.mend(lambda: asked.append(1) or {})
+    assert asked == []
+    assert await pod.client.xlen(KEYS.weights) == 1
 
 
 async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path):

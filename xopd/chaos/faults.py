@@ -47,6 +47,7 @@ FAULTS = (
     Fault("trainer", "killed between checkpoints", lambda system: system.kill_trainer()),
     Fault("trainer", "frozen for longer than its lease", _freeze("trainer")),
     Fault("trainer", "disk full for 8 s: checkpoints, weights, ledger", lambda system: system.fill_disk(FULL_S)),
+    Fault("trainer", "a bit of its newest weights flips", lambda system: system.damage_weights()),
     Fault("trainer", "a second one is started", lambda system: system.second_trainer()),
     Fault("redis", "killed", lambda system: system.kill("redis")),
     Fault("redis", "frozen for longer than a lease", _freeze("redis")),

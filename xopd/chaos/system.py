@@ -93,11 +93,17 @@ class System:
     async def kill_at_update(self) -> None:
         """SIGKILL a rollout pod in the moment that a weight version appears, which it is about to load."""
         pod = await self.one_of("rollout")
-        weights = self.folder / "weights"
-        before = {path.name for path in weights.glob("*.safetensors")}
-        while {path.name for path in weights.glob("*.safetensors")} <= before:  # noqa: ASYNC110 (files tell nobody)
-            await asyncio.sleep(0.001)
+        await self._next_version()
         self._strike(pod)
+
+    async def damage_weights(self) -> None:
+        """Flip a bit of a weight version in the moment that it appears: the pods are about to load it."""
+        version = await self._next_version()
+        with contextlib.suppress(FileNotFoundError), version.open("r+b") as file:
+            file.seek(version.stat().st_size // 2)
+            byte = file.read(1)[0]
+            file.seek(-1, os.SEEK_CUR)
+            file.write(bytes([byte ^ 1]))
 
     async def join(self) -> None:
         """Start one more rollout pod and wait until it is ready."""
@@ -142,6 +148,14 @@ class System:
     def newest_step(self) -> int:
         """The newest step that counts."""
         return self._ask("SELECT coalesce(max(step), 0) FROM steps WHERE NOT undone")
+
+    async def _next_version(self) -> Path:
+        """The file of the next weight version, as soon as it appears."""
+        weights = self.folder / "weights"
+        before = set(weights.glob("*.safetensors"))
+        while not (new := set(weights.glob("*.safetensors")) - before):  # noqa: ASYNC110 (files tell nobody)
+            await asyncio.sleep(0.001)
+        return new.pop()
 
     @staticmethod
     def _strike(managed: Managed) -> None:

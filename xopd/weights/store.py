@@ -70,6 +70,14 @@ class WeightStore:
             published_at=time.time(),
         )
 
+    def fault_of(self, manifest: pb.WeightManifest) -> str | None:
+        """What is wrong with a stored version, as a clause; None where it is what its manifest says."""
+        try:
+            fetch_weights(manifest, self.uri, manifest.size_bytes)
+        except WeightsUnavailableError as error:
+            return str(error)
+        return None
+
 
 def store_uri(config: Config) -> str:
     """Where the versions of this run lie: what `weights.uri` says, or the run's own folder."""

@@ -7,7 +7,7 @@ the stream, unacknowledged, until a checkpoint holds its step.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import structlog
@@ -16,11 +16,10 @@ from xopd.ledger import Ledger, LedgerUnavailableError
 from xopd.streams import Claim, DeadLetters, WorkStream
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_trajectory_group
-from xopd_trainer.dispatcher import Dispatcher
+from xopd_trainer.dispatcher import Dispatcher, PolicyMissingError
 from xopd_trainer.patience import OUTAGES
 
 log = structlog.get_logger(__name__)
-RETRYABLE = (pb.FAILURE_CODE_ENGINE, pb.FAILURE_CODE_POLICY_UNAVAILABLE)
 
 
 class Collector:
@@ -48,6 +47,8 @@ class Collector:
         """Called for an entry that cannot be decoded."""
         self.on_refused: Callable[[], None] = lambda: None
         """Called for an answer that is not what was asked for."""
+        self.on_policy_unavailable: Callable[[], Awaitable[None]] | None = None
+        """Awaited when a pod could not have the policy version of a group, before that is dispatched again."""
         self._held: list[bytes] = []
 
     async def run(self) -> None:
@@ -105,21 +106,31 @@ class Collector:
                 self._drop(answer.group_id, "duplicate", n, "the group has been answered")
             return False
         if answer.HasField("failure"):
-            reason = f"{answer.failure.reason} (pod {answer.pod_id})"
-            if answer.failure.code in RETRYABLE:
-                await self.dispatcher.retry(answer.group_id, "failed", reason)
-            else:
-                await self.dispatcher.fail(answer.group_id, reason)
+            await self._failed(answer)
             return False
         problem = self._mismatch(answer, wanted)
         if problem is not None:
             await self._refuse(answer, problem)
-        else:
-            problem = self._staleness(answer, wanted)
-        if problem is not None:
             await self.dispatcher.retry(answer.group_id, "stale", f"{problem} (pod {answer.pod_id})", n)
             return False
+        problem = self._staleness(answer, wanted)
+        if problem is not None:
+            reason = f"{problem} (pod {answer.pod_id})"
+            await self.dispatcher.retry(answer.group_id, "stale", reason, n, PolicyMissingError)
+            return False
         return True
+
+    async def _failed(self, answer: pb.TrajectoryGroup) -> None:
+        """Settle a group that a pod could not answer."""
+        reason = f"{answer.failure.reason} (pod {answer.pod_id})"
+        if answer.failure.code == pb.FAILURE_CODE_POLICY_UNAVAILABLE:
+            if self.on_policy_unavailable is not None:
+                await self.on_policy_unavailable()
+            await self.dispatcher.retry(answer.group_id, "failed", reason, error=PolicyMissingError)
+        elif answer.failure.code == pb.FAILURE_CODE_ENGINE:
+            await self.dispatcher.retry(answer.group_id, "failed", reason)
+        else:
+            await self.dispatcher.fail(answer.group_id, reason)
 
     async def _refuse(self, answer: pb.TrajectoryGroup, problem: str) -> None:
         self.on_refused()

@@ -31,6 +31,10 @@ class GroupFailedError(RuntimeError):
     """A group that cannot be answered; the text is the last reason."""
 
 
+class PolicyMissingError(GroupFailedError):
+    """No pod could sample the group from the policy version that was asked for: nothing is wrong with its item."""
+
+
 @dataclass
 class Outstanding:
     """A group that waits for its answer."""
@@ -106,17 +110,24 @@ class Dispatcher:
         if not entry.future.done():
             entry.future.set_result(answer)
 
-    async def fail(self, group_id: str, reason: str) -> None:
-        """Give a group up: another attempt would end alike."""
+    async def fail(self, group_id: str, reason: str, error: type[GroupFailedError] = GroupFailedError) -> None:
+        """Give a group up with `error`: another attempt would end alike."""
         entry = self._outstanding.pop(group_id)
         self.last_progress = time.monotonic()
         log.warning("group given up", group=group_id, reason=reason)
         if entry.group.purpose == pb.PURPOSE_TRAIN:
             await self._book(lambda: self.ledger.buried(group_id, reason))
         if not entry.future.done():
-            entry.future.set_exception(GroupFailedError(reason))
+            entry.future.set_exception(error(reason))
 
-    async def retry(self, group_id: str, kind: DropKind, reason: str, responses: int = 0) -> None:
+    async def retry(
+        self,
+        group_id: str,
+        kind: DropKind,
+        reason: str,
+        responses: int = 0,
+        error: type[GroupFailedError] = GroupFailedError,
+    ) -> None:
         """Dispatch a group once more, or give it up after too many attempts.
 
         Args:
@@ -124,10 +135,11 @@ class Dispatcher:
             kind: why, for the ledger.
             reason: why, for a person.
             responses: how many came and could not be used.
+            error: with which the group is given up.
         """
         entry = self._outstanding[group_id]
         if entry.group.attempt + 1 >= self.max_attempts:
-            await self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)")
+            await self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)", error)
             return
         await self._again([entry], kind, reason, responses)
 

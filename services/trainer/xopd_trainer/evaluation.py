@@ -6,18 +6,18 @@ The teacher's own score is that of its greedy answers to the text, asked of the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xopd.data import Item
+from xopd.errors import UserError
 from xopd.evals.grading import is_correct
 from xopd.evals.intervals import Accuracy, accuracy_of
 from xopd.scoring import TeacherClient, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.conditionings import Conditionings, PromptTooLongError
-from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.refusals import Refusals
 
@@ -64,7 +64,11 @@ class Evaluator:
     async def student(
         self, label: str, step: int, version: int, items: Sequence[Item], progress: Progress
     ) -> Evaluation:
-        """Evaluate policy `version` on `items`: tasks in both modalities, retention items by speech."""
+        """Evaluate policy `version` on `items`: tasks in both modalities, retention items by speech.
+
+        Raises:
+            UserError: if the pods cannot have that version: a score would tell of them, not of the policy.
+        """
         parts = [("speech" if item.kind == "task" else "retention", item, pb.MODALITY_SPEECH) for item in items]
         parts += [("text", item, pb.MODALITY_TEXT) for item in items if item.kind == "task"]
         asked: list[tuple[str, Item, pb.PromptGroup | None]] = []
@@ -80,10 +84,16 @@ class Evaluator:
         async def _grade(item: Item, group: pb.PromptGroup | None) -> Verdict:
             nonlocal done
             response = ""
-            with contextlib.suppress(GroupFailedError):
+            try:
                 if group is not None:
                     answer = await futures[group.group_id]
                     response = self.conditionings.text_of(answer.trajectories[0].token_ids)
+            except PolicyMissingError as error:
+                raise UserError(
+                    f"the {label} evaluation cannot go on: {error}; see the pods' logs, put it right, then resume."
+                ) from None
+            except GroupFailedError:
+                pass  # counted and noted by the pod that said so: the item counts as wrong
             done += 1
             progress(done, len(asked))
             return Verdict(item.id, response, is_correct(response, item.answer))

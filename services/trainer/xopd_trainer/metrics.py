@@ -108,6 +108,10 @@ class TrainerMetrics:
         self.outage_waits = Counter(
             "xopd_trainer_outage_waits", "Times that the trainer waited for a disk that was full", registry=r
         )
+        self.mended = Counter(
+            "xopd_trainer_mended_weights", "Weight versions written again because the store had lost or damaged them",
+            registry=r,
+        )  # fmt: skip
         self.unreadable = Counter(
             "xopd_trainer_unreadable_entries", "Answers dropped because they could not be decoded", registry=r
         )

@@ -1,14 +1,16 @@
 """The publisher: writes a weight version to the store, announces it, and keeps the run's own key alive.
 
-A store that is full and a Redis that is away are waited for.
+A store that is full and a Redis that is away are waited for. A version that is damaged in the store is written again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+import structlog
 from opentelemetry.trace import SpanKind
 from safetensors.torch import save
 from torch import Tensor
@@ -19,6 +21,10 @@ from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements, WeightStore
 from xopd_trainer.lease import TrainerLease
 from xopd_trainer.patience import reach_redis, retrying
+
+log = structlog.get_logger(__name__)
+MEND_EVERY_S = 5.0
+"""All groups of a step miss a version at once; so long after a look at it, another would see the same (seconds)."""
 
 
 class Publisher:
@@ -44,7 +50,10 @@ class Publisher:
         self.published_bytes = 0
         self.on_full_disk: Callable[[], None] = lambda: None
         """Called before each wait for the store."""
+        self.on_mended: Callable[[int], None] = lambda version: None
+        """Called with a version that had to be written again."""
         self._newest: pb.WeightManifest | None = None
+        self._looked_at = -MEND_EVERY_S
 
     @property
     def version(self) -> int:
@@ -68,6 +77,30 @@ class Publisher:
             self._newest = manifest
             self.published_bytes += len(data)
             await self._announce(manifest)
+
+    async def mend(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+        """A pod could not have the newest version: announce it again, and write it again where the store has lost it.
+
+        Args:
+            tensors: the policy's trained tensors, which must be those of the newest version still.
+
+        Raises:
+            UserError: as `publish`.
+        """
+        manifest = self._newest
+        if manifest is None or time.monotonic() - self._looked_at < MEND_EVERY_S:
+            return
+        problem = await asyncio.to_thread(self.store.fault_of, manifest)
+        if problem is not None:
+            data = await asyncio.to_thread(lambda: save(dict(tensors()), {"format": "pt"}))
+            if hashlib.sha256(data).hexdigest() != manifest.sha256:
+                log.error("a damaged weight version cannot be written again: the policy has moved on", fault=problem)
+                return
+            log.error("weight version written again", version=manifest.version, fault=problem)
+            await self._stored(manifest.version, data, manifest.tensor_count)
+            self.on_mended(manifest.version)
+        await self._announce(manifest)
+        self._looked_at = time.monotonic()
 
     async def announce_run(self, finished: bool = False) -> None:
         """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""

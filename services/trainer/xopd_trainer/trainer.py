@@ -126,6 +126,8 @@ class Trainer:
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
         self.publisher = Publisher(lease, store, info, patience_s, tracer)
         self.publisher.on_full_disk = self.metrics.outage_waits.inc
+        self.publisher.on_mended = self._record_mended
+        self.collector.on_policy_unavailable = self._mend_policy
         self.statement = Statement(self.client, self.keys, self.status, self.publisher, ledger, teacher)
         max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
         conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
@@ -319,6 +321,14 @@ class Trainer:
         self.metrics.record_lag(self.steps.lag_in_flight, self.steps.lag_in_queue)
         self.metrics.record_published(self.publisher.published_bytes)
         self._mind_skipped(finished)
+
+    async def _mend_policy(self) -> None:
+        # While a group waits for its answer no step is learnt: the policy is the newest version still.
+        await self.publisher.mend(self.learner.trained_state)
+
+    def _record_mended(self, version: int) -> None:
+        self.metrics.mended.inc()
+        self.files.event(self.done_step, "mended", f"weight version {version} was damaged or missing: written again")
 
     def _mind_skipped(self, finished: FinishedStep) -> None:
         """Go on after a step whose loss was not finite, but not for ever."""
