@@ -77,11 +77,28 @@ async def test_only_silent_claims_are_taken_over(client):
     await one.add([b"a"])
     [claim] = await one.read(1, 10)
     assert await two.take_over(3600.0, 10) == []
-    await one.give_back([claim.entry_id])
+    await one.give_back([claim])
     [taken] = await two.take_over(3600.0, 10)
     assert (taken.data, taken.redelivered) == (b"a", True)
     await two.renew([taken.entry_id])
     assert await one.take_over(3600.0, 10) == []
+
+
+async def test_consumers_that_were_lost_with_an_entry_are_counted(client):
+    one, two = consumer(client, "one"), consumer(client, "two")
+    await one.ensure_group()
+    await one.add([b"a"])
+    [claim] = await one.read(1, 10)
+    await one.lose(claim)
+    [claim] = await two.take_over(3600.0, 10)
+    assert claim.lost == 1
+    await two.renew([claim.entry_id])  # a sign of life is no delivery
+    for _ in range(3):
+        await two.give_back([claim])  # nor does giving back count
+        [claim] = await one.take_over(3600.0, 10)
+        assert (claim.lost, claim.redelivered) == (1, True)
+    [claim] = await two.take_over(0.0, 10)
+    assert claim.lost == 2
 
 
 async def test_an_answer_and_its_acknowledgement_go_together(client):

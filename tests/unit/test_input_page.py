@@ -23,7 +23,7 @@ def test_every_metric_exists() -> None:
 
 def test_every_fault_that_is_counted_is_explained() -> None:
     explained = set(re.findall(r"`(audio_[a-z]+)`", PAGE)) | set(
-        re.findall(r'reason="((?:prompt|message)[a-z_]*)"', PAGE)
+        re.findall(r'reason="((?:prompt|message|deadly)[a-z_]*)"', PAGE)
     )
     assert explained - {"prompt"} == set(REFUSALS)
 

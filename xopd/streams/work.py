@@ -7,7 +7,7 @@ the work not yet done. A server that comes back empty costs nothing but the entr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -24,6 +24,8 @@ class Claim:
     entry_id: bytes
     data: bytes
     redelivered: bool = False
+    lost: int = 0
+    """Consumers that had it before, did not give it back, and were not heard of again."""
 
 
 class WorkStream:
@@ -65,7 +67,7 @@ class WorkStream:
             entries = [entry for batches in reply.values() for batch in batches for entry in batch]
         else:
             entries = [entry for _, batch in reply or [] for entry in batch]
-        return self._claims(entries, redelivered=False)
+        return _claims(entries)
 
     async def take_over(self, idle_s: float, count: int) -> list[Claim]:
         """Claim up to `count` entries whose holder has not renewed them for `idle_s` (seconds)."""
@@ -76,17 +78,31 @@ class WorkStream:
         except ResponseError as error:
             await self._after(error)
             return []
-        return self._claims(reply[1], redelivered=True)
+        claims = _claims(reply[1])
+        pipe = self.client.pipeline(transaction=False)
+        for claim in claims:
+            pipe.xpending_range(self.key, self.group, claim.entry_id, claim.entry_id, 1)
+        pending: list[Any] = await pipe.execute(raise_on_error=False) if claims else []
+        # What is not pending any more has been acknowledged by a holder who was only late.
+        return [
+            replace(claim, redelivered=True, lost=max(0, about[0]["times_delivered"] - 1))
+            for claim, about in zip(claims, pending, strict=True)
+            if isinstance(about, list) and about
+        ]
 
     async def renew(self, entry_ids: Sequence[bytes]) -> None:
         """Tell the server that this consumer still works on these entries."""
         if entry_ids:
             await self._own(entry_ids, idle_ms=0)
 
-    async def give_back(self, entry_ids: Sequence[bytes]) -> None:
-        """Let others take these entries over at once."""
-        if entry_ids:
-            await self._own(entry_ids, idle_ms=86_400_000)
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        """Let others take these entries over at once, as if this consumer had never had them."""
+        for claim in claims:
+            await self._own([claim.entry_id], idle_ms=86_400_000, deliveries=claim.lost)
+
+    async def lose(self, claim: Claim) -> None:
+        """Let others take the entry over at once; this consumer counts as lost with it in hand."""
+        await self._own([claim.entry_id], idle_ms=86_400_000)
 
     async def acknowledge(self, entry_ids: Sequence[bytes]) -> None:
         """These entries are done: acknowledge and remove them."""
@@ -122,9 +138,12 @@ class WorkStream:
         """Entries not yet acknowledged."""
         return int(await self.client.xlen(self.key))
 
-    async def _own(self, entry_ids: Sequence[bytes], idle_ms: int) -> None:
+    async def _own(self, entry_ids: Sequence[bytes], idle_ms: int, deliveries: int | None = None) -> None:
+        ids: list[Any] = list(entry_ids)
         try:
-            await self.client.xclaim(self.key, self.group, self.consumer, 0, list(entry_ids), idle=idle_ms, justid=True)
+            await self.client.xclaim(
+                self.key, self.group, self.consumer, 0, ids, idle=idle_ms, retrycount=deliveries, justid=True
+            )
         except ResponseError as error:
             await self._after(error)
 
@@ -133,7 +152,7 @@ class WorkStream:
             raise error
         await self.ensure_group()
 
-    @staticmethod
-    def _claims(entries: Sequence[Any], redelivered: bool) -> list[Claim]:
-        # A taken-over entry that was deleted meanwhile comes back without fields.
-        return [Claim(i, fields.get(FIELD, b""), redelivered) for i, fields in entries if fields]
+
+def _claims(entries: Sequence[Any]) -> list[Claim]:
+    # A taken-over entry that was deleted meanwhile comes back without fields.
+    return [Claim(i, fields.get(FIELD, b"")) for i, fields in entries if fields]

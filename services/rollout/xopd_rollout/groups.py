@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
@@ -84,9 +84,11 @@ class GroupSampler:
         answer.finished_at = time.time()
         return answer
 
-    def refuse(self, group: pb.PromptGroup, reason: str) -> pb.TrajectoryGroup:
+    def refuse(
+        self, group: pb.PromptGroup, reason: str, fault: Literal["message", "deadly"] = "message"
+    ) -> pb.TrajectoryGroup:
         """The answer to a group that cannot be sampled from, whoever samples."""
-        self.metrics.refused.labels("message").inc()
+        self.metrics.refused.labels(fault).inc()
         answer = _answer_to(group, self.pod_id)
         _fail(answer, pb.FAILURE_CODE_BAD_ITEM, reason)
         answer.finished_at = time.time()

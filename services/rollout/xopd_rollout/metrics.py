@@ -20,7 +20,8 @@ FAILURES = {
     pb.FAILURE_CODE_POLICY_UNAVAILABLE: "policy_unavailable",
     pb.FAILURE_CODE_ENGINE: "engine",
 }
-REFUSALS = ("message", *(f"prompt_{r}" for r in ("length", "tokens", "engine")), *(f"audio_{r}" for r in REASONS))
+_OF_PROMPTS = ("length", "tokens", "engine")
+REFUSALS = ("message", "deadly", *(f"prompt_{r}" for r in _OF_PROMPTS), *(f"audio_{r}" for r in REASONS))
 """Why an entry or an item was refused."""
 LENGTH_BUCKETS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 SECONDS_BUCKETS = (0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)

@@ -4,6 +4,7 @@ Invariants:
 - A claim is acknowledged in the same transaction that appends its answer; a pod that dies loses nothing.
 - At most `max_in_flight` groups are claimed at a time.
 - Losing Redis costs nothing but time: what is sampled is answered when Redis is back.
+- A group that ends pods is found out: once a few were lost with it, it is sampled alone, and in the end refused.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from functools import partial
 
 import redis.asyncio as aioredis
@@ -25,6 +27,7 @@ from xopd.streams.keys import ROLLOUT_GROUP
 from xopd.tracing import Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import UnusableGroupError, WireError, decode_prompt_group
+from xopd_rollout.contract import EngineDiedError
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.spans import claim_span, note_answer
@@ -35,6 +38,10 @@ BLOCK_MS = 500
 """Longest wait for work in one read (milliseconds): how soon a stop is noticed."""
 ANSWER_RETRY_S = 120.0
 """An answer that cannot be delivered for so long is dropped (seconds): its group is dispatched again anyway."""
+SUSPECT_AFTER = 2
+"""Pods lost with a group in hand, after which it is sampled alone: what else a pod holds shall not be lost with it."""
+REFUSED_AFTER = 4
+"""Pods lost with a group in hand, the later ones with nothing else, after which no pod takes the risk any more."""
 
 
 class Worker:
@@ -60,6 +67,9 @@ class Worker:
         self.metrics = metrics
         self.draining = False
         self._in_flight: dict[bytes, asyncio.Task[None]] = {}
+        self._alone: bytes | None = None
+        """The suspect under way; while there is one, nothing else is claimed."""
+        self._next_take_over = 0.0
         self._fatal: BaseException | None = None
         self._wake = asyncio.Event()
         metrics.in_flight.set_function(lambda: float(self.in_flight))
@@ -88,10 +98,9 @@ class Worker:
             raise self._fatal
 
     async def _claim_until(self, stop: asyncio.Event) -> None:
-        pause_s, next_take_over = 0.1, 0.0
-        group_made = False
+        pause_s, group_made = 0.1, False
         while not stop.is_set() and self._fatal is None:
-            room = self.settings.max_in_flight - self.in_flight
+            room = 0 if self._alone is not None else self.settings.max_in_flight - self.in_flight
             if room <= 0:
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
@@ -102,24 +111,37 @@ class Worker:
                     await self.prompts.ensure_group()
                     group_made = True
                 claims: list[Claim] = []
-                if time.monotonic() >= next_take_over:
+                if time.monotonic() >= self._next_take_over:
+                    self._next_take_over = time.monotonic() + min(1.0, self.lease_s / 3)
                     claims = await self.prompts.take_over(self.lease_s, room)
-                    next_take_over = time.monotonic() + min(1.0, self.lease_s / 3)
                 if not claims:
                     claims = await self.prompts.read(room, BLOCK_MS)
+                await self._accept(claims)
                 pause_s = 0.1
             except REDIS_ERRORS as error:
                 self.metrics.redis_errors.inc()
                 log.warning("redis cannot be reached", error=str(error), again_in_s=pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s, group_made = min(5.0, pause_s * 2), False
-                continue
-            for claim in claims:
-                self._accept(claim)
 
-    def _accept(self, claim: Claim) -> None:
-        if claim.entry_id in self._in_flight:
-            return
+    async def _accept(self, claims: Sequence[Claim]) -> None:
+        suspects: list[Claim] = []
+        for claim in claims:
+            if claim.entry_id in self._in_flight:
+                continue
+            if SUSPECT_AFTER <= claim.lost < REFUSED_AFTER:
+                suspects.append(claim)
+            else:
+                self._begin(claim)
+        if suspects and not self._in_flight:
+            alone = suspects.pop(0)
+            log.warning("a group is sampled alone", entry=alone.entry_id.decode(), lost_pods=alone.lost)
+            self._alone = alone.entry_id
+            self._begin(alone)
+        # Not kept for later: whatever this pod holds when it is lost is suspected of it.
+        await self.prompts.give_back(suspects)
+
+    def _begin(self, claim: Claim) -> None:
         if claim.redelivered:
             self.metrics.redeliveries.inc()
         task = asyncio.create_task(self._process(claim))
@@ -128,6 +150,8 @@ class Worker:
 
     def _finished(self, entry_id: bytes, task: asyncio.Task[None]) -> None:
         del self._in_flight[entry_id]
+        if entry_id == self._alone:
+            self._alone, self._next_take_over = None, 0.0
         self._wake.set()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._fatal = self._fatal or error
@@ -141,14 +165,20 @@ class Worker:
         except WireError as error:
             await self._bury(claim, str(error))
             return
+        if claim.lost >= REFUSED_AFTER:
+            reason = f"{claim.lost} pods in a row were lost while they worked on it, the last ones on nothing else"
+            await self._deliver(claim, self.sampler.refuse(group, reason, "deadly"))
+            return
         with claim_span(self.tracer, group, claim.redelivered) as span:
             try:
                 answer = await self.sampler.answer(group)
-            except BaseException:
+            except BaseException as error:
                 # Cut off, or the pod is at its end: another pod shall have the group now, not after its lease.
                 failed(span, "given back: the pod ends")
+                died = self._fatal is not None or isinstance(error, EngineDiedError)
+                leave = self.prompts.lose(claim) if died else self.prompts.give_back([claim])
                 with contextlib.suppress(*REDIS_ERRORS):
-                    await asyncio.shield(self.prompts.give_back([claim.entry_id]))
+                    await asyncio.shield(leave)
                 raise
             self.metrics.record_answer(group, answer)
             note_answer(span, answer)
