@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +21,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 TESTS = Path(__file__).resolve().parent
 ORDER = ("unit", "tiny", "integration", "e2e")  # quick ones first: a broken unit is told in seconds
 LIMITS_S = {"unit": 60, "tiny": 120, "integration": 180, "e2e": 600}  # where a test names none itself
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have the same surroundings however the tests are started."""
+    # A shell's background jobs ignore it, and so would all that the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Services that are killed leave temporary files, such as an engine's sockets.
+    folder = tempfile.mkdtemp(prefix="xopd-tests-")
+    os.environ["TMPDIR"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _kind(item: pytest.Item) -> str:

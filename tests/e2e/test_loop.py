@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from tests.e2e.world import Run, make_world
 from xopd.families import open_family
+from xopd.service.scratch import scratch_path
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -75,11 +77,14 @@ def test_killed_pods_and_teacher_cost_nothing(tmp_path, start):
     config = make_world(tmp_path, run={"steps": 14}, evals={"every": 0}, rollout={"pods": 2})
     run = start(config)
     run.wait_for_step(2)
+    scratch = Path(os.environ["TMPDIR"]) / scratch_path(run.folder).name
+    assert any(path.is_socket() for path in scratch.iterdir())  # vLLM's, which a killed engine leaves behind
     os.kill(run.pid_of("rollout-0"), signal.SIGKILL)
     run.wait_for_step(5)
     os.kill(run.pid_of("teacher-0"), signal.SIGKILL)
     assert run.wait(420) == 0, run.text()
     assert_accounts_closed(run, steps=14, per_step=4 * 2 * 4)
+    assert not scratch.exists()
 
 
 def test_ctrl_c_then_resume(tmp_path, start):

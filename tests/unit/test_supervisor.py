@@ -35,13 +35,12 @@ server.serve_forever()
 """
 
 
-def spec(tmp_path: Path, name: str, code: str, restart: bool = True) -> ProcessSpec:
+def spec(tmp_path: Path, name: str, code: str) -> ProcessSpec:
     return ProcessSpec(
         name,
         "service",
         (sys.executable, "-c", code),
         tmp_path / f"{name}.log",
-        restart=restart,
         address_file=tmp_path / f"{name}.json",
     )
 
@@ -129,12 +128,6 @@ async def test_a_service_that_keeps_dying_is_given_up(watched, tmp_path, monkeyp
     assert managed.restarts == 2
 
 
-async def test_one_that_must_not_restart_ends(watched, tmp_path):
-    managed = watched.start(spec(tmp_path, "a", "raise SystemExit(3)", restart=False))
-    await until(watched, lambda: managed.state == "ended")
-    assert managed.exit_status == 3
-
-
 async def test_one_with_a_last_word_is_started_again_after_a_crash_only(watched, tmp_path):
     again = (sys.executable, "-c", SERVICE.replace("listening", "going on") + "\n")
     managed = watched.start(replace(spec(tmp_path, "a", SERVICE), argv_again=again))
@@ -145,7 +138,26 @@ async def test_one_with_a_last_word_is_started_again_after_a_crash_only(watched,
     last = replace(spec(tmp_path, "b", "raise SystemExit(2)"), argv_again=again)
     said = watched.start(last)
     await until(watched, lambda: said.state == "ended")
-    assert said.restarts == 0
+    assert (said.restarts, said.exit_status) == (0, 2)
+
+
+async def test_others_are_looked_after_while_one_is_stopped(watched, tmp_path):
+    code = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    )
+    needed = watched.start(spec(tmp_path, "needed", SERVICE))
+    await watched.until_ready([(["needed"], 1)], 30)
+    watched.start(spec(tmp_path, "deaf", code))
+    await until(watched, lambda: (tmp_path / "deaf.log").read_text() == "deaf\n")
+    os.kill(needed.pid, signal.SIGKILL)
+    stopping = asyncio.create_task(watched.stop(["deaf"], 20.0))
+    while needed.restarts == 0 or needed.state != "ready":
+        assert not stopping.done()
+        await asyncio.sleep(0.02)
+    os.kill(watched.processes["deaf"].pid, signal.SIGKILL)
+    await stopping
+    assert watched.processes["deaf"].state == "ended"
+    assert needed.state == "ready"
 
 
 async def test_what_ignores_sigterm_is_killed_with_its_children(watched, tmp_path):

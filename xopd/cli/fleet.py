@@ -17,6 +17,7 @@ from xopd.config.load import ENV_PREFIX
 from xopd.config.secrets import read_secret, secret_variables
 from xopd.errors import UserError
 from xopd.files import write_whole
+from xopd.service.scratch import VARIABLE
 from xopd.service.supervisor import ProcessSpec, python_module
 from xopd.streams.embedded import HOST, answers_ping, free_port, server_command, server_input
 
@@ -72,9 +73,7 @@ def plan_fleet(config: Config, folder: RunFolder, resume: bool) -> Fleet:
         write_teacher_list(teacher_list, teachers)
     pods = tuple(_pod(index) for index in range(config.rollout.pods))
     trainer_env = {**shared, **endpoints, **threads_variable(config.trainer.threads)}
-    resumed = service_spec("trainer", "trainer", folder, trainer_env, "--resume")
-    first = resumed if resume else service_spec("trainer", "trainer", folder, trainer_env)
-    trainer = replace(first, argv_again=resumed.argv)
+    trainer = trainer_spec(folder, trainer_env, resume)
     grace_s = {"rollout": config.rollout.drain_timeout_s + LAST_WORDS_S, "teacher": config.teacher.deadline_s}
     grace_s["teacher"] += LAST_WORDS_S
     return Fleet(redis, teachers, pods, trainer, more, grace_s, teacher_list)
@@ -85,14 +84,15 @@ def write_teacher_list(path: Path, teachers: Sequence[ProcessSpec]) -> None:
     write_whole(path, "".join(f"{teacher_address(spec)}\n" for spec in teachers))
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of every process.
+def child_environment(scratch: Path) -> dict[str, str]:
+    """The environment of every process; temporary files go to `scratch`.
 
     XOPD_ variables of the caller are left out: the run's config.yaml has them already, and --set must win over them.
     Secrets are not in that file; whoever starts a service adds them (`secret_variables`).
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return {**inherited, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1", VARIABLE: str(scratch)}
+    return {**inherited, **own}
 
 
 def redis_spec(folder: RunFolder, config: Config) -> ProcessSpec:
@@ -141,9 +141,14 @@ def pod_spec(index: int, config: Config, folder: RunFolder, shared: dict[str, st
     return service_spec("rollout", name, folder, {**shared, **own, **threads_variable(config.rollout.threads)})
 
 
-def service_spec(
-    role: str, name: str, folder: RunFolder, env: dict[str, str], *arguments: str, restart: bool = True
-) -> ProcessSpec:
+def trainer_spec(folder: RunFolder, env: dict[str, str], resume: bool) -> ProcessSpec:
+    """The trainer of a run; after a crash it goes on from its newest checkpoint."""
+    resumed = service_spec("trainer", "trainer", folder, env, "--resume")
+    first = resumed if resume else service_spec("trainer", "trainer", folder, env)
+    return replace(first, argv_again=resumed.argv)
+
+
+def service_spec(role: str, name: str, folder: RunFolder, env: dict[str, str], *arguments: str) -> ProcessSpec:
     """A service of `role` that reads the folder's configuration.
 
     Raises:
@@ -158,7 +163,6 @@ def service_spec(
         python_module(package, "--config", str(folder.config), *arguments),
         folder.logs / f"{name}.log",
         env=env,
-        restart=restart,
         address_file=_absolute(folder.processes / f"{name}.json"),
     )
 

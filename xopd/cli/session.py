@@ -15,7 +15,8 @@ from xopd.cli.view import View, verify_by
 from xopd.errors import UserError
 from xopd.security import Doors
 from xopd.service.lifecycle import STOPPED_STATUSES
-from xopd.service.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+from xopd.service.scratch import emptied, scratch_path
+from xopd.service.supervisor import TICK_S, ProcessFailedError, ProcessSpec, Supervisor
 
 TRAINER_GRACE_S = 120.0
 """The trainer may be within a step, and then writes its checkpoint."""
@@ -50,9 +51,14 @@ class Session:
 
     async def run(self) -> Outcome:
         """Run until the trainer ends, a signal comes, or something cannot be had."""
+        scratch = scratch_path(self.folder.path)
         pids = self.folder.processes / "pids.json"
-        supervisor = Supervisor(child_environment(), self.view.event, pids, verify_by(self.doors))
+        supervisor = Supervisor(child_environment(scratch), self.view.event, pids, verify_by(self.doors))
         self.stop.catch_signals(supervisor, self.view.event, "the trainer writes a checkpoint first")
+        with emptied(scratch):
+            return await self._run(supervisor)
+
+    async def _run(self, supervisor: Supervisor) -> Outcome:
         showing = asyncio.create_task(self.view.show(supervisor, self.doors))
         try:
             await self.stop.unless_asked(self._bring_up(supervisor))
@@ -89,7 +95,7 @@ class Session:
                 members = [managed for managed in supervisor.of_role(role) if managed.state != "ended"]
                 if members and all(managed.state == "failed" for managed in members):
                     raise supervisor.failure(members[0])
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(TICK_S)
         if trainer.exit_status is not None and trainer.exit_status in STOPPED_STATUSES:
             self.stop.ask(trainer.exit_status - 128)
             self.view.event("the trainer was stopped from outside; its checkpoint is written")

@@ -42,7 +42,9 @@ class Stop:
 
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(signum, _caught, signum)
+            # Under nohup the run shall outlive its terminal.
+            if not (signum == signal.SIGHUP and signal.getsignal(signum) == signal.SIG_IGN):
+                loop.add_signal_handler(signum, _caught, signum)
 
     async def unless_asked(self, work: Coroutine[Any, Any, None]) -> None:
         """Await `work`, or cancel it when the end is asked for; not begun where it was asked for already."""

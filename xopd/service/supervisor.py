@@ -24,9 +24,12 @@ from xopd.errors import UserError
 from xopd.files import write_whole
 from xopd.security.doors import callable_host
 from xopd.service import child
-from xopd.service.lifecycle import ADDRESS_FILE
+from xopd.service.lifecycle import ADDRESS_FILE, end_tasks
 
 State = Literal["starting", "ready", "unready", "waiting", "stopping", "ended", "failed"]
+RUNNING: tuple[State, ...] = ("starting", "ready", "unready")
+TICK_S = 0.2
+"""Seconds between two looks at the processes."""
 FIRST_BACK_OFF_S = 1.0
 LONGEST_BACK_OFF_S = 30.0
 MAX_QUICK_DEATHS = 6
@@ -61,11 +64,9 @@ class ProcessSpec:
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables beside those of the supervisor's `base_env`."""
-    restart: bool = True
-    """Start it again when it ends by itself."""
     argv_again: tuple[str, ...] | None = None
     """Command of its later lives. A process that has one is started again after a crash only (a signal, or status 1):
-    what ends with another status has said its last word."""
+    what ends with another status has said its last word. One that has none is started again however it ended."""
     stdin: bytes | None = None
     """What it reads on standard input, at most a few kilobytes; None: nothing."""
     address_file: Path | None = None
@@ -183,7 +184,10 @@ class Supervisor:
         await asyncio.gather(*probes)
 
     async def stop(self, names: Sequence[str], grace_s: float) -> None:
-        """SIGTERM these processes at once, wait up to `grace_s` (seconds), SIGKILL what is left of their groups."""
+        """SIGTERM these processes at once, wait up to `grace_s` (seconds), SIGKILL what is left of their groups.
+
+        The others are looked after meanwhile: a last step may need a Redis that has just died.
+        """
         leaving = [self.processes[name] for name in names if name in self.processes]
         for managed in leaving:
             if managed.process is not None and managed.process.poll() is None:
@@ -192,14 +196,21 @@ class Supervisor:
                 managed.state = "stopping" if managed.pid is not None else "ended"
         deadline = time.monotonic() + grace_s
         running = [managed.process for managed in leaving if managed.process is not None]
+        looking_after = asyncio.create_task(self._tick_for_ever())
         while any(process.poll() is None for process in running) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
+        await end_tasks([looking_after])
         for managed in leaving:
             if managed.process is not None:
                 managed.exit_status = child.kill(managed.process)
             if managed.state != "failed":
                 managed.state = "ended"
         self._write_pids()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await self.tick()
+            await asyncio.sleep(TICK_S)
 
     def kill_all(self) -> None:
         """SIGKILL every process and its group."""
@@ -254,7 +265,7 @@ class Supervisor:
         managed.quick_deaths = 1 if lived > STEADY_S else managed.quick_deaths + 1
         # A process that never worked would fail again; one that did may only have lost Redis for a moment.
         last_word = spec.argv_again is not None and not (status < 0 or status == CRASHED)
-        if not spec.restart or last_word:
+        if last_word:
             managed.state = "ended"
         elif not managed.been_ready or managed.quick_deaths > MAX_QUICK_DEATHS:
             managed.state = "failed"
@@ -272,6 +283,8 @@ class Supervisor:
             return
         ready = await (managed.spec.probe() if managed.spec.probe is not None else self._asks_readyz(managed))
         managed.next_probe = time.monotonic() + (PROBE_READY_S if ready else PROBE_STARTING_S)
+        if managed.state not in RUNNING:
+            return  # it was told to end while it was asked
         if ready:
             if managed.state == "starting":
                 self.on_event(f"{managed.spec.name} is ready ({time.monotonic() - managed.started_at:.0f} s)")

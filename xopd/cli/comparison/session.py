@@ -20,10 +20,10 @@ from xopd.cli.fleet import (
     pod_spec,
     redis_spec,
     redis_variable,
-    service_spec,
     teacher_address,
     teacher_spec,
     threads_variable,
+    trainer_spec,
     variable,
 )
 from xopd.cli.rundir import RunFolder
@@ -33,9 +33,9 @@ from xopd.cli.view import StatusReader, verify_by
 from xopd.config.secrets import secret_variables
 from xopd.errors import UserError
 from xopd.security import open_doors
-from xopd.service.supervisor import Supervisor, http_url
+from xopd.service.scratch import emptied, scratch_path
+from xopd.service.supervisor import TICK_S, Supervisor, http_url
 
-TICK_S = 0.2
 ASK_EVERY_S = 1.0
 """Seconds between two looks at a trainer's status."""
 
@@ -61,7 +61,8 @@ class ComparisonSession:
         shared = matrix.shared
         doors = open_doors(shared.security)
         pids = self.folder.processes / "pids.json"
-        self.supervisor = Supervisor(child_environment(), on_event, pids, verify_by(doors))
+        self._scratch = scratch_path(self.folder.path)
+        self.supervisor = Supervisor(child_environment(self._scratch), on_event, pids, verify_by(doors))
         self.endpoints: dict[str, dict[str, str]] = {}
         """By teacher path: what tells a trainer where that teacher is."""
         self.lanes = min(matrix.file.jobs, max(1, sum(cell.state == "waiting" for cell in cells)))
@@ -74,11 +75,12 @@ class ComparisonSession:
         Raises:
             UserError: if a service cannot be had.
         """
-        try:
-            await self.stop.unless_asked(self._bring_up())
-            await self.stop.unless_asked(self._run_lanes())
-        finally:
-            await self._end()
+        with emptied(self._scratch):
+            try:
+                await self.stop.unless_asked(self._bring_up())
+                await self.stop.unless_asked(self._run_lanes())
+            finally:
+                await self._end()
 
     async def _bring_up(self) -> None:
         shared = self.matrix.shared
@@ -155,12 +157,11 @@ class ComparisonSession:
             **self.endpoints[config.teacher.path],
             **threads_variable(config.trainer.threads),
         }
-        resuming = ["--resume"] if resume else []
-        trainer = service_spec("trainer", "trainer", progress.folder, env, *resuming, restart=False)
+        trainer = trainer_spec(progress.folder, env, resume)
         progress.state, began = "running", time.monotonic()
         self.on_event(f"{progress.cell.name}: {'goes on' if resume else 'begins'}")
         managed = self.supervisor.start(replace(trainer, name=f"trainer-{lane}"))
-        while managed.state != "ended":
+        while managed.state not in ("ended", "failed"):
             status = await self._reader.ask(http_url(managed.addresses))
             if status is not None:
                 progress.step, progress.phase = status.step, status.phase
