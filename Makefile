@@ -10,8 +10,9 @@ DEMO = examples/tiny/demo.yaml
 TESTS = tests
 MINUTES = 30
 SECONDS = 60
+GUARDS =
 
-.PHONY: help setup demo data test fuzz faults soak lint lint-deploy protos lock docs clean
+.PHONY: help setup demo data test fuzz guards faults soak lint lint-deploy protos lock docs clean
 
 help: ## this list
 	@echo "make TARGET, with TARGET one of"
@@ -31,6 +32,9 @@ test: data ## all tests (TESTS=tests/unit for a part)
 
 fuzz: setup ## fuzz the wire's decoders (SECONDS=600; what breaks one is kept in .cache/fuzz)
 	$(VENV_PYTHON) -m tests.fuzz.target --seconds $(SECONDS)
+
+guards: setup ## take out each guard against hostile input in turn: does a test miss it? (GUARDS=xopd/data/audio.py)
+	$(VENV_PYTHON) tools/guards.py $(GUARDS)
 
 faults: data ## every kind of fault on a local run, and the table of docs/RELIABILITY.md
 	$(VENV_PYTHON) tools/faults.py

@@ -20,7 +20,10 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from tests.random_models import make_student
+from xopd.families import open_family
 from xopd.streams import Keys, WorkStream
+from xopd.streams.embedded import EmbeddedServer
 from xopd.streams.keys import ROLLOUT_GROUP
 from xopd.streams.work import FIELD
 from xopd.v1 import trajectory_pb2 as pb
@@ -55,6 +58,26 @@ def write_config(folder: Path, student: Path, redis_url: str, **settings: dict[s
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+class StudentWorld:
+    """A server, a random student on disk and in memory, and the configuration of its pods."""
+
+    def __init__(self, folder: Path, server: EmbeddedServer) -> None:
+        """Make the student under `folder`."""
+        self.folder = folder
+        self.server = server
+        self.student = make_student(folder / "student")
+        self.family = open_family(str(self.student))
+        self.policy = self.family.load_policy(torch.float32)
+        self.config = write_config(folder, self.student, server.url)
+        self.text_prompt = self.family.render_text("what is two plus three")
+        self.speech_prompt = self.family.render_speech("")
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The policy's trained tensors, as a trainer publishes them."""
+        state = self.family.hub_state(self.policy)
+        return {name: tensor.clone() for name, tensor in state.items() if not self.family.is_frozen(name)}
 
 
 class PodProcess:

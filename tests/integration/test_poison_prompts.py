@@ -6,21 +6,16 @@ import asyncio
 import hashlib
 import math
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis.asyncio as aioredis
 import torch
 from safetensors.torch import save
 
 from tests.clips import write_bad_clips
-from tests.integration.rollout_pod import PodProcess, TrainerEnd, make_clip, write_config
-from tests.random_models import make_student
-from xopd.config.schema import RedisSettings
-from xopd.families import open_family
-from xopd.streams import connect
+from tests.integration.rollout_pod import PodProcess, StudentWorld, TrainerEnd, make_clip
 from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
@@ -30,19 +25,11 @@ from xopd.wire import PROTOCOL, limits
 pytestmark = pytest.mark.timeout(300)
 
 
-class World:
-    """A server, a student, a pod, and what spoils them."""
+class World(StudentWorld):
+    """Also a clip that is good."""
 
     def __init__(self, folder: Path, server: EmbeddedServer) -> None:
-        self.folder = folder
-        self.server = server
-        self.student = make_student(folder / "student")
-        self.family = open_family(str(self.student))
-        state = self.family.hub_state(self.family.load_policy(torch.float32))
-        self.trained = {name: tensor.clone() for name, tensor in state.items() if not self.family.is_frozen(name)}
-        self.config = write_config(folder, self.student, server.url)
-        self.text = self.family.render_text("what is two plus three")
-        self.speech = self.family.render_speech("")
+        super().__init__(folder, server)
         self.clip = make_clip(folder, 1, 16000)
 
 
@@ -58,25 +45,6 @@ def pod(world: World) -> Iterator[PodProcess]:
     process = PodProcess(world.config).until_ready()
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(world: World) -> AsyncIterator[aioredis.Redis]:
-    connection = await connect(RedisSettings(url=world.server.url))
-    yield connection
-    await connection.aclose()
-
-
-_runs = iter(range(10**6))
-
-
-@pytest.fixture
-async def trainer(world: World, client: aioredis.Redis) -> TrainerEnd:
-    """A new run with version 0 published."""
-    end = TrainerEnd(client, world.folder / "weights", f"run-{next(_runs)}")
-    await client.delete(end.keys.run, end.keys.dead, end.keys.weights)
-    await end.publish(0, world.trained)
-    return end
 
 
 def metric(pod: PodProcess, series: str) -> float:
@@ -99,7 +67,7 @@ async def test_all_poison_at_once(world: World, pod: PodProcess, trainer: Traine
     bad: list[tuple[pb.PromptGroup, str, str]] = []  # group, the words of its failure, the metric's reason
 
     def _spoken(uri: str, sha256: str = "0" * 64, **fields: Any) -> pb.PromptGroup:
-        return trainer.group(world.speech, pb.AudioRef(uri=uri, sha256=sha256), **fields)
+        return trainer.group(world.speech_prompt, pb.AudioRef(uri=uri, sha256=sha256), **fields)
 
     kinds = {
         "missing": "missing", "folder": "missing", "text": "format", "nothing": "format", "cut": "format",
@@ -141,9 +109,9 @@ async def test_all_poison_at_once(world: World, pod: PodProcess, trainer: Traine
     unknown = trainer.group([65])
     unknown.modality = 9  # type: ignore[assignment]
     bad.append((unknown, "unknown modality 9", "message"))
-    good = [trainer.group(world.text) for _ in range(8)]
-    good += [trainer.group(world.speech, world.clip, seeds=[1, 2]) for _ in range(8)]
-    newer = trainer.group(world.text)
+    good = [trainer.group(world.text_prompt) for _ in range(8)]
+    good += [trainer.group(world.speech_prompt, world.clip, seeds=[1, 2]) for _ in range(8)]
+    newer = trainer.group(world.text_prompt)
     newer.protocol = PROTOCOL + 1
     large = trainer.group([2**20] * (limits.MAX_PROMPT_BYTES // 3 + 1))
     strange = [b"\xff\xff no message", b"", b"\x08\x01", newer.SerializeToString(), large.SerializeToString()]
@@ -197,7 +165,7 @@ async def test_the_dead_letters_are_bounded(world: World, pod: PodProcess, train
 
 
 async def test_the_endpoint_follows_the_same_rules(world: World, pod: PodProcess, trainer: TrainerEnd) -> None:
-    await trainer.ask(trainer.group(world.text))
+    await trainer.ask(trainer.group(world.text_prompt))
     for body, words in (
         ({"audio": {"uri": "/etc/passwd", "sha256": "0" * 64}}, "outside of"),
         ({"audio": {"uri": "http://169.254.169.254/", "sha256": "0" * 64}}, "scheme http"),
@@ -236,13 +204,13 @@ def spoilt_versions(trained: dict[str, torch.Tensor]) -> dict[str, tuple[dict[st
 
 def test_every_trained_tensor_is_known_from_the_checkpoint(world: World) -> None:
     expected = TrainedTensors.of(world.family, "float32")
-    assert expected.shapes == {name: tuple(tensor.shape) for name, tensor in world.trained.items()}
-    expected.check(0, world.trained)
+    assert expected.shapes == {name: tuple(tensor.shape) for name, tensor in world.trained().items()}
+    expected.check(0, world.trained())
     assert TrainedTensors.from_plain(expected.as_plain()) == expected
 
 
 async def test_spoilt_weights_leave_the_old_ones_in_place(world: World, pod: PodProcess, trainer: TrainerEnd) -> None:
-    probe = trainer.group(world.text, temperature=0.0, seeds=[1])
+    probe = trainer.group(world.text_prompt, temperature=0.0, seeds=[1])
     (before,) = await trainer.ask(probe)
     updates = metric(pod, "xopd_rollout_policy_updates_total")
     already = metric(pod, "xopd_rollout_refused_weight_updates_total")
@@ -251,12 +219,12 @@ async def test_spoilt_weights_leave_the_old_ones_in_place(world: World, pod: Pod
     async def _refused(words: str) -> None:
         nonlocal tried
         tried += 1
-        (answer,) = await trainer.ask(trainer.group(world.text, version=version))
+        (answer,) = await trainer.ask(trainer.group(world.text_prompt, version=version))
         assert answer.failure.code == pb.FAILURE_CODE_POLICY_UNAVAILABLE
         assert re.search(words, answer.failure.reason), (words, answer.failure.reason)
         assert f"version 0 of run {trainer.run_id} is held still" in answer.failure.reason
 
-    for tensors, words in spoilt_versions(world.trained).values():
+    for tensors, words in spoilt_versions(world.trained()).values():
         version += 1
         await trainer.publish(version, tensors)
         await _refused(words)
@@ -264,14 +232,14 @@ async def test_spoilt_weights_leave_the_old_ones_in_place(world: World, pod: Pod
     async def _announce(words: str, data: bytes | None = None, **changes: Any) -> None:
         nonlocal version
         version += 1
-        contents = save({n: t.contiguous() for n, t in world.trained.items()}) if data is None else data
-        manifest = trainer.store.put(version, contents, len(world.trained))
+        contents = save({n: t.contiguous() for n, t in world.trained().items()}) if data is None else data
+        manifest = trainer.store.put(version, contents, len(world.trained()))
         for field, value in changes.items():
             setattr(manifest, field, value)
         await trainer.announcements.publish(manifest)
         await _refused(words)
 
-    good = save({n: t.contiguous() for n, t in world.trained.items()})
+    good = save({n: t.contiguous() for n, t in world.trained().items()})
     flipped = bytearray(good)
     flipped[len(flipped) // 2] ^= 1
     await _announce("has SHA-256", bytes(flipped), sha256=hashlib.sha256(good).hexdigest())
@@ -289,19 +257,19 @@ async def test_spoilt_weights_leave_the_old_ones_in_place(world: World, pod: Pod
     assert metric(pod, "xopd_rollout_policy_updates_total") == updates
     assert metric(pod, "xopd_rollout_refused_weight_updates_total") == already + tried
     assert metric(pod, "xopd_rollout_policy_version") == 0
-    again = trainer.group(world.text, temperature=0.0, seeds=[1])
+    again = trainer.group(world.text_prompt, temperature=0.0, seeds=[1])
     (after,) = await trainer.ask(again)
     assert list(after.trajectories[0].logprobs) == list(before.trajectories[0].logprobs)
     assert metric(pod, "xopd_rollout_policy_updates_total") == updates
     # A good version after all of them is applied.
     version += 1
-    await trainer.publish(version, world.trained)
-    (fine,) = await trainer.ask(trainer.group(world.text, version=version))
+    await trainer.publish(version, world.trained())
+    (fine,) = await trainer.ask(trainer.group(world.text_prompt, version=version))
     assert set(fine.trajectories[0].policy_versions) == {version}
 
 
 async def test_announcements_that_are_none(world: World, pod: PodProcess, trainer: TrainerEnd) -> None:
-    manifest = await trainer.publish(1, world.trained)
+    manifest = await trainer.publish(1, world.trained())
     newer = weights_pb2.WeightManifest()
     newer.CopyFrom(manifest)
     newer.protocol = PROTOCOL + 1
@@ -310,7 +278,7 @@ async def test_announcements_that_are_none(world: World, pod: PodProcess, traine
     hostile.size_bytes = -5
     for data in (b"\xff no manifest", newer.SerializeToString(), hostile.SerializeToString(), b""):
         await trainer.client.xadd(trainer.keys.weights, {b"p": data})
-    (answer,) = await trainer.ask(trainer.group(world.text, version=1))
+    (answer,) = await trainer.ask(trainer.group(world.text_prompt, version=1))
     assert len(answer.trajectories) == 4
     # What nobody can read is moved away once; what a newer pod may read stays.
     assert {letter["source"] for letter in await letters(trainer)} == {trainer.keys.weights.encode()}
@@ -322,8 +290,8 @@ async def test_a_run_key_that_is_none(world: World, pod: PodProcess, trainer: Tr
     before = refused(pod, "message")
     for version, data in enumerate((b"\xff garbage", b"", b"x" * 100_000), start=1):
         await trainer.client.set(trainer.keys.run, data)
-        await trainer.publish(version, world.trained)
-        (answer,) = await trainer.ask(trainer.group(world.text, version=version))
+        await trainer.publish(version, world.trained())
+        (answer,) = await trainer.ask(trainer.group(world.text_prompt, version=version))
         assert len(answer.trajectories) == 4
     assert refused(pod, "message") >= before + 3
     await trainer.client.delete(trainer.keys.run)

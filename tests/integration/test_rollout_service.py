@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,8 @@ import redis.asyncio as aioredis
 import torch
 
 from tests.clips import rules
-from tests.integration.rollout_pod import START_S, PodProcess, TrainerEnd, make_clip, write_config
-from tests.random_models import make_student
-from xopd.config.schema import RedisSettings
+from tests.integration.rollout_pod import START_S, PodProcess, StudentWorld, TrainerEnd, make_clip
 from xopd.data.audio import fetch_audio
-from xopd.families import open_family
-from xopd.streams import connect
 from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
@@ -31,24 +27,12 @@ PARITY = 1e-4
 pytestmark = pytest.mark.timeout(300)
 
 
-class World:
-    """What the tests of this file share: a server, a student, clips, a pod."""
+class World(StudentWorld):
+    """What the tests of this file share: also clips, and what transformers says of their responses."""
 
     def __init__(self, folder: Path, server: EmbeddedServer) -> None:
-        self.folder = folder
-        self.server = server
-        self.student = make_student(folder / "student")
-        self.family = open_family(str(self.student))
-        self.policy = self.family.load_policy(torch.float32)
-        self.config = write_config(folder, self.student, server.url)
+        super().__init__(folder, server)
         self.clips = [make_clip(folder, seed, 16000 + 5000 * seed) for seed in range(4)]
-        self.text_prompt = self.family.render_text("what is two plus three")
-        self.speech_prompt = self.family.render_speech("")
-
-    def trained(self) -> dict[str, torch.Tensor]:
-        """The policy's trained tensors, as a trainer publishes them."""
-        state = self.family.hub_state(self.policy)
-        return {name: tensor.clone() for name, tensor in state.items() if not self.family.is_frozen(name)}
 
     def moved(self, seed: int) -> dict[str, torch.Tensor]:
         """Other values of the same tensors."""
@@ -88,25 +72,6 @@ def pod(world: World) -> Iterator[PodProcess]:
     process = PodProcess(world.config, "rollout.host=0.0.0.0", insecure=True).until_ready()
     yield process
     process.end()
-
-
-@pytest.fixture
-async def client(world: World) -> AsyncIterator[aioredis.Redis]:
-    connection = await connect(RedisSettings(url=world.server.url))
-    yield connection
-    await connection.aclose()
-
-
-_runs = iter(range(10**6))
-
-
-@pytest.fixture
-async def trainer(world: World, client: aioredis.Redis) -> TrainerEnd:
-    """A new run with version 0 published: the student's own weights."""
-    end = TrainerEnd(client, world.folder / "weights", f"run-{next(_runs)}")
-    await client.delete(end.keys.run, end.keys.dead)
-    await end.publish(0, world.trained())
-    return end
 
 
 async def _until_claimed(client: aioredis.Redis, trainer: TrainerEnd) -> None:

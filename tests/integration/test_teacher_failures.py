@@ -11,22 +11,12 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.integration.teacher_process import Naive, TeacherProcess, ragged
-from tests.random_models import make_teacher, make_tokenizer
+from tests.integration.teacher_process import TeacherProcess, ragged
+from tests.random_models import make_tokenizer
 from xopd.data.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_teacher(tmp_path_factory.mktemp("models") / "teacher")
-
-
-@pytest.fixture(scope="module")
-def naive(checkpoint):
-    return Naive(checkpoint)
 
 
 @pytest.fixture(scope="module")

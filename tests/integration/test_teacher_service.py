@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from safetensors.torch import load_file, save_file
 
-from tests.integration.teacher_process import Naive, TeacherProcess, ragged
+from tests.integration.teacher_process import TeacherProcess, ragged
 from tests.random_models import make_teacher, make_tokenizer
 from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
@@ -23,16 +23,6 @@ from xopd.v1 import teacher_pb2_grpc
 
 NAN_TOKEN = 33
 """Not among the tokens of the check at start-up, which would find it."""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_teacher(tmp_path_factory.mktemp("models") / "teacher")
-
-
-@pytest.fixture(scope="module")
-def naive(checkpoint):
-    return Naive(checkpoint)
 
 
 @pytest.fixture(scope="module")

