@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from xopd.data.audio import AudioRules, fetch_audio
@@ -28,10 +28,12 @@ class FeatureCache:
         encoder: AudioEncoder,
         sample_rate: int,
         rules: AudioRules,
-        in_memory: int = 4096,
+        memory_gb: float = 1.0,
         one_by_one: bool = False,
     ) -> None:
-        """Keep files under `folder` and the newest `in_memory` clips in memory; clips must satisfy `rules`.
+        """Keep files under `folder`, and what was used last also in memory, up to `memory_gb` (GiB).
+
+        Clips must satisfy `rules`.
 
         With `one_by_one` a clip's features do not depend, in their last bits, on the clips encoded with it.
         """
@@ -41,11 +43,13 @@ class FeatureCache:
         self.encoder = encoder
         self.sample_rate = sample_rate
         self.rules = rules
-        self.in_memory = in_memory
+        self.memory_bytes = int(memory_gb * 2**30)
         self.one_by_one = one_by_one
         self.encoded = 0
         """Clips this process has encoded itself."""
         self._memory: OrderedDict[str, Tensor] = OrderedDict()
+        self.bytes_in_memory = 0
+        """What the clips in memory take."""
 
     def get(self, uri: str, sha256: str) -> Tensor:
         """Features of one clip, shape [audio tokens, hidden size]. Raises AudioError."""
@@ -78,7 +82,8 @@ class FeatureCache:
         if not path.exists():
             return None
         try:
-            features: Tensor = load_file(path)["features"]
+            # Not memory-mapped: a file that is removed on a shared disk would take its pages away.
+            features: Tensor = load(path.read_bytes())["features"]
         except (SafetensorError, OSError, KeyError):
             # A torn file, such as after a full disk: it is encoded again and replaced.
             return None
@@ -86,9 +91,13 @@ class FeatureCache:
         return features
 
     def _remember(self, sha256: str, features: Tensor) -> None:
+        if sha256 in self._memory:
+            return
         self._memory[sha256] = features
-        while len(self._memory) > self.in_memory:
-            self._memory.popitem(last=False)
+        self.bytes_in_memory += features.nbytes
+        while self.bytes_in_memory > self.memory_bytes:
+            _, oldest = self._memory.popitem(last=False)
+            self.bytes_in_memory -= oldest.nbytes
 
     def _write(self, sha256: str, features: Tensor) -> None:
         path = self._path(sha256)

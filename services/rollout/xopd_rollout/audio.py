@@ -20,8 +20,6 @@ from xopd_rollout.metrics import RolloutMetrics
 
 MAX_BATCH = 64
 """Most clips encoded at a time: bounds the memory of one pass through the tower."""
-IN_MEMORY = 256
-"""Clips kept in memory: those of the groups under way; others are read from disk when they come again."""
 
 
 class AudioInput(Protocol):
@@ -47,7 +45,7 @@ def open_audio_input(config: Config, family: ModelFamily, metrics: RolloutMetric
         encoder,
         family.sample_rate,
         rules,
-        in_memory=IN_MEMORY,
+        config.student.features_in_memory_gb,
         one_by_one=config.run.deterministic,
     )
     return FeatureInput(family, cache, metrics)

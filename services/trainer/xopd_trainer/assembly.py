@@ -95,6 +95,7 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
                 encoder,
                 family.sample_rate,
                 rules,
+                config.student.features_in_memory_gb,
                 one_by_one=config.run.deterministic,
             )
             method = make_method(config, family.vocabulary.size)

@@ -11,7 +11,7 @@ from xopd_trainer.learner import Learner
 from xopd_trainer.methods import make_method
 
 from xopd.config import Config
-from xopd.config.schema import ObjectiveSettings
+from xopd.config.objective import ObjectiveSettings
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
 from xopd.scoring import ScoredResponse

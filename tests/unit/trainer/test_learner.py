@@ -48,6 +48,25 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, family, features):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_clips_take_no_more_memory_than_allowed_and_are_read_again(encoder, clips, tmp_path):
+    kept = FeatureCache(tmp_path, encoder, 16000, rules("/"))
+    whole = kept.get_many(clips)
+    one = max(features.nbytes for features in whole)
+    small = FeatureCache(tmp_path, encoder, 16000, rules("/"), memory_gb=1.5 * one / 2**30)
+    for _ in range(2):
+        for clip, features in zip(clips, whole, strict=True):
+            assert torch.equal(small.get(*clip), features)
+            assert small.bytes_in_memory <= small.memory_bytes
+    assert small.bytes_in_memory > 0
+    assert small.encoded == 0
+    # What is in memory does not lean on the file.
+    again = FeatureCache(tmp_path, encoder, 16000, rules("/"))
+    read = again.get_many(clips)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(b"")
+    assert all(torch.equal(left, right) for left, right in zip(read, whole, strict=True))
+
+
 def test_clips_are_encoded_once(config, family, encoder, clips, tmp_path):
     features = FeatureCache(tmp_path, encoder, 16000, rules("/"))
     learner = make_learner(config, family, features)

@@ -12,7 +12,7 @@ import hashlib
 
 import torch
 
-from xopd.config.schema import ObjectiveSettings
+from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
 from xopd.objective import Totals, generalised_jsd, mean_over_tokens, policy_buckets
 from xopd_trainer.batch import ResponseTensors

@@ -14,7 +14,7 @@ import json
 
 import numpy as np
 
-from xopd.config.schema import ObjectiveSettings
+from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
 from xopd.files import write_whole
 from xopd.jsonl import read_json_lines

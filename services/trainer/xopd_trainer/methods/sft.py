@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from xopd.config.schema import ObjectiveSettings
+from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
 from xopd.objective import Totals
 from xopd_trainer.batch import ResponseTensors

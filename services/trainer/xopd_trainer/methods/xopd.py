@@ -8,7 +8,7 @@ With `objective.kl_estimator` top_k or full, the expectation over the next token
 
 from __future__ import annotations
 
-from xopd.config.schema import ObjectiveSettings
+from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
 from xopd.objective import Totals, expected_modality_loss, modality_loss
 from xopd_trainer.batch import ResponseTensors
