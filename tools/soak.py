@@ -8,6 +8,7 @@ than a tenth and more than 50 MB. Memory is Linux's proportional set size: what 
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import statistics
 import subprocess
@@ -57,7 +58,8 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = [sys.executable, "-m", "xopd", "up", "examples/tiny/demo.yaml", "--overwrite", "--plain", *settings]
+    command = [sys.executable, "-m", "xopd", "up", "examples/tiny/demo.yaml", "--plain", *settings]
+    shutil.rmtree(RUN, ignore_errors=True)  # steps of an earlier soak must not count
     with (ROOT / "runs" / "soak.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603 (a fixed command)
     readings: dict[str, list[tuple[float, float]]] = {}
