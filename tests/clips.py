@@ -11,6 +11,13 @@ import soundfile
 from xopd.data.audio import AudioRules
 from xopd.data.places import Places
 
+FAULTS = {
+    "missing": "missing", "folder": "missing", "text": "format", "nothing": "format", "cut": "format",
+    "array": "format", "slow": "format", "fast": "format", "empty": "length", "long": "length", "nan": "samples",
+    "infinite": "samples", "unscaled": "samples", "silent": "silent", "whisper": "silent", "cancelled": "silent",
+}  # fmt: skip
+"""Kind of fault of each file of `write_bad_clips`, by its name without the suffix."""
+
 
 def rules(root: Path | str, max_seconds: float = 30.0, max_bytes: int = 2**26) -> AudioRules:
     """Clips below `root`."""

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from tests.clips import write_bad_clips
+from tests.clips import FAULTS, write_bad_clips
 from tests.integration.rollout_pod import PodProcess, StudentWorld, TrainerEnd, make_clip
 from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
@@ -69,14 +69,9 @@ async def test_all_poison_at_once(world: World, pod: PodProcess, trainer: Traine
     def _spoken(uri: str, sha256: str = "0" * 64, **fields: Any) -> pb.PromptGroup:
         return trainer.group(world.speech_prompt, pb.AudioRef(uri=uri, sha256=sha256), **fields)
 
-    kinds = {
-        "missing": "missing", "folder": "missing", "text": "format", "nothing": "format", "cut": "format",
-        "array": "format", "slow": "format", "fast": "format", "empty": "length", "long": "length", "nan": "samples",
-        "infinite": "samples", "unscaled": "samples",
-    }  # fmt: skip
     for name, (path, words) in write_bad_clips(world.folder).items():
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "0" * 64
-        bad.append((_spoken(str(path), digest), words, "audio_" + kinds.get(name.split(".")[0], "silent")))
+        bad.append((_spoken(str(path), digest), words, "audio_" + FAULTS[name.split(".")[0]]))
     bad.append((_spoken(world.clip.uri), "SHA-256", "audio_hash"))
     for uri, words in (
         ("/etc/passwd", "leads to /etc/passwd, outside of"),

@@ -107,6 +107,10 @@ def test_good_messages_come_back():
         (spoken(uri="a" * (limits.MAX_URI_CHARACTERS + 1)), "characters of its URI"),
         (spoken(uri="a\nb"), "control character"),
         (prompt(prompt_token_ids=[-3]), "negative token id"),
+        (prompt(prompt_token_ids=[]), "has an empty prompt"),
+        (prompt(prompt_token_ids=[1] * (limits.MAX_PROMPT_TOKENS + 1)), "prompt tokens are 1,048,577"),
+        (prompt(seeds=[]), "has no seeds"),
+        (prompt(sampling={"max_new_tokens": -1}), "asks for no tokens"),
         (prompt(min_policy_version=5), "policy version from 5 to 0"),
         (prompt(min_policy_version=-2), "policy version from -2"),
         (prompt(seeds=[1] * (limits.MAX_RESPONSES + 1)), "responses asked for are 257"),
@@ -167,6 +171,7 @@ def test_a_prompt_that_would_name_too_much_is_refused_before_it_is_parsed():
         (trajectories(rows=0, group={"failure": pb.Failure(reason="x" * 2001)}), "characters of its reason"),
         (trajectories(group={"pod_id": "p\0"}), "pod id holds a control"),
         (trajectories(group={"run_id": ""}), "needs run and group ids"),
+        (trajectories(group={"traceparent": "t" * 600}), "characters of the traceparent id"),
     ],
 )
 def test_bad_trajectories(message, words):
@@ -192,6 +197,7 @@ def test_empty_trajectories_by_the_million_are_refused_by_size():
     ("decoder", "message", "words"),
     [
         (decode_weight_manifest, manifest(run_id=""), "names no run"),
+        (decode_weight_manifest, manifest(run_id="r" * 600), "characters of the run id"),
         (decode_weight_manifest, manifest(version=-1), "is negative"),
         (decode_weight_manifest, manifest(kind=9), "unknown kind 9"),
         (decode_weight_manifest, manifest(uri=""), "names no file"),
