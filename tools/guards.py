@@ -52,7 +52,17 @@ CHECKS = (
 )
 CHECKS += ("check_header", "check_certificate")
 """Functions that raise where something is wrong, and give nothing that is used."""
-COPIED = ("xopd", "services", "tests", "tools", "docs", "protos", "examples/tiny/demo.yaml", "pyproject.toml")
+COPIED = (
+    "xopd",
+    "services",
+    "tests",
+    "tools",
+    "docs",
+    "protos",
+    "requirements",
+    "examples/tiny/demo.yaml",
+    "pyproject.toml",
+)
 LIMIT_S = 180.0
 
 

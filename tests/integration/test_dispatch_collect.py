@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import redis.asyncio as aioredis
 import torch
+from safetensors.torch import save
 from xopd_trainer import publisher as publisher_module
 from xopd_trainer.collector import Collector
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
+from xopd_trainer.learner import WeightFile
 from xopd_trainer.lease import TrainerLease
 from xopd_trainer.publisher import Publisher
 from xopd_trainer.watch import watch
@@ -75,8 +77,13 @@ def answer(to, version=None, run_id=None, token=7):
     )  # fmt: skip
 
 
-def lease_of(pod):
-    return TrainerLease(pod.client, KEYS, "run-1", 5.0)
+def publisher_of(pod, store, policy=None):
+    async def _file() -> WeightFile:
+        tensors = {"weight": torch.arange(64.0)} if policy is None else policy
+        return WeightFile(save(tensors), len(tensors))
+
+    lease = TrainerLease(pod.client, KEYS, "run-1", 5.0)
+    return Publisher(lease, store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _file, 20.0)
 
 
 async def claim(pod):
@@ -167,12 +174,12 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
     monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 0.0)
     dispatcher, collector, _, pod = system
     store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
-    publisher = Publisher(lease_of(pod), store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), 20.0)
+    policy = {"weight": torch.arange(64.0)}
+    publisher = publisher_of(pod, store, policy)
     mended: list[int] = []
     publisher.on_mended = mended.append
-    tensors = {"weight": torch.arange(64.0)}
-    collector.on_policy_unavailable = lambda: publisher.mend(lambda: tensors)
-    await publisher.publish(4, tensors)
+    collector.on_policy_unavailable = publisher.mend
+    await publisher.publish(4)
     [path] = (tmp_path / "weights").glob("*.safetensors")
     whole = path.read_bytes()
     futures = await dispatcher.submit([group()])
@@ -190,7 +197,8 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
     await asyncio.wait_for(futures["g1"], 5)
     # A policy that has moved on must not be written under an old version's name.
     path.unlink()
-    await publisher.mend(lambda: {"weight": torch.zeros(64)})
+    policy["weight"] += 1.0
+    await publisher.mend()
     assert not path.exists()
     assert mended == [4, 4]
 
@@ -198,22 +206,20 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
 async def test_a_whole_version_is_announced_again_and_not_written(system, tmp_path: Path):
     _, _, _, pod = system
     store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
-    publisher = Publisher(lease_of(pod), store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), 20.0)
-    await publisher.publish(4, {"weight": torch.arange(64.0)})
+    publisher = publisher_of(pod, store)
+    await publisher.publish(4)
     await pod.client.delete(KEYS.weights)
-    asked: list[int] = []
     for _ in range(8):  # the groups of a step miss it at once
-        await publisher.mend(lambda: asked.append(1) or {})
-    assert asked == []
+        await publisher.mend()
+    assert publisher.published_bytes == (await publisher.announcements.find("run-1", 4, 4)).size_bytes
     assert await pod.client.xlen(KEYS.weights) == 1
 
 
 async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path):
     dispatcher, _, _, pod = system
-    info = weights_pb2.RunInfo(protocol=1, run_id="run-1")
-    publisher = Publisher(lease_of(pod), WeightStore(str(tmp_path), "run-1", 2), info, 20.0)
+    publisher = publisher_of(pod, WeightStore(str(tmp_path), "run-1", 2))
     await publisher.announce_run()
-    await publisher.publish(4, {})
+    await publisher.publish(4)
     dispatcher.redispatch_after_s = 60.0
     futures = await dispatcher.submit([group()])
     await pod.client.flushall()
@@ -228,7 +234,7 @@ async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path)
 
 async def test_a_silence_ends_the_run_with_a_sentence(system, tmp_path: Path):
     dispatcher, _, _, pod = system
-    publisher = Publisher(lease_of(pod), WeightStore(str(tmp_path), "run-1", 2), weights_pb2.RunInfo(protocol=1), 20.0)
+    publisher = publisher_of(pod, WeightStore(str(tmp_path), "run-1", 2))
     await dispatcher.submit([group()])
     with pytest.raises(UserError, match="no trajectory has arrived"):
         await asyncio.wait_for(watch(dispatcher, publisher, 0.5), 20)

@@ -6,7 +6,6 @@ newest whole checkpoint is taken back in the ledger and in the records, and done
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +16,7 @@ from xopd.errors import UserError
 from xopd.families import ModelFamily
 from xopd.ledger import Ledger, LedgerError
 from xopd_trainer.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
+from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.learner import Learner
 from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.optimiser import load_optimiser_tensors, optimiser_tensors
@@ -35,6 +35,7 @@ class History:
         config: Config,
         family: ModelFamily,
         learner: Learner,
+        compute: ComputeThread,
         ledger: Ledger,
         files: RunFiles,
         status: Status,
@@ -45,6 +46,7 @@ class History:
         self.config = config
         self.family = family
         self.learner = learner
+        self.compute = compute
         self.ledger = ledger
         self.files = files
         self.status = status
@@ -132,14 +134,14 @@ class History:
 
     async def checkpoint(self, step: int) -> None:
         """Write one of step `step`, the newest; then its trajectories can go. Raises OSError on a full disk."""
-        self.learner.assert_frozen()
+        await self.compute.run(self.learner.assert_frozen)
         state = {
             "content": self.ledger.content_of(step).hex(),
             "wall_s": self.wall_s,
             "seconds": self.status.seconds,
             "run": self.config.run.name,
         }
-        await asyncio.to_thread(
+        await self.compute.run(
             save_checkpoint,
             self.files.checkpoints,
             step,

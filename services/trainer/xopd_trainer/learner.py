@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from xopd.config import Config
@@ -49,6 +50,15 @@ class StepResult:
     """By modality name."""
     tokens: int
     """Response tokens trained on."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight version holds."""
+
+    data: bytes
+    """A whole safetensors file of tensors under hub names."""
+    tensor_count: int
 
 
 class Learner:
@@ -129,8 +139,13 @@ class Learner:
         values = self._policy_at([group], responses).logprobs
         return [row[kept].numpy() for row, kept in zip(values, responses.mask, strict=True)]
 
+    def weight_file(self) -> WeightFile:
+        """The trained tensors as they are now, for the rollout pods."""
+        tensors = {name: parameter.detach().contiguous() for name, parameter in self.trained.items()}
+        return WeightFile(save(tensors, {"format": "pt"}), len(tensors))
+
     def trained_state(self) -> dict[str, Tensor]:
-        """A copy of the trained tensors under hub names: what a weight version holds."""
+        """A copy of the trained tensors under hub names."""
         return {name: parameter.detach().clone().contiguous() for name, parameter in self.trained.items()}
 
     def assert_frozen(self) -> None:

@@ -18,6 +18,7 @@ from xopd.data import Item
 from xopd.scoring import UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
+from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
@@ -32,13 +33,20 @@ class Prober:
     """Samples, has it scored, and measures."""
 
     def __init__(
-        self, writer: GroupWriter, dispatcher: Dispatcher, scorer: GroupScorer, learner: Learner, top_k: int
+        self,
+        writer: GroupWriter,
+        dispatcher: Dispatcher,
+        scorer: GroupScorer,
+        learner: Learner,
+        compute: ComputeThread,
+        top_k: int,
     ) -> None:
         """Ask the teacher for its `top_k` most probable tokens."""
         self.writer = writer
         self.dispatcher = dispatcher
         self.scorer = scorer
         self.learner = learner
+        self.compute = compute
         self.top_k = top_k
 
     async def measure(self, version: int, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
@@ -63,7 +71,7 @@ class Prober:
 
         scored = await asyncio.gather(*(_scored(item, group) for item, group in groups))
         scored_groups = [group for group in scored if group is not None]
-        unusable = await asyncio.to_thread(unusable_clips, self.learner.features, scored_groups)
+        unusable = await self.compute.run(unusable_clips, self.learner.features, scored_groups)
         batch = [group for group in scored_groups if group.group_id not in unusable]
-        signals = await asyncio.to_thread(self.learner.measure, batch)
+        signals = await self.compute.run(self.learner.measure, batch)
         return {name: collector.summary() for name, collector in signals.items()}

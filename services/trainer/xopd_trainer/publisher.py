@@ -8,17 +8,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
 
 import structlog
 from opentelemetry.trace import SpanKind
-from safetensors.torch import save
-from torch import Tensor
 
 from xopd.errors import UserError
 from xopd.tracing import NO_TRACER, Tracer, child_span, traceparent_of
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements, WeightStore
+from xopd_trainer.learner import WeightFile
 from xopd_trainer.lease import TrainerLease
 from xopd_trainer.patience import reach_redis, retrying
 
@@ -35,16 +34,21 @@ class Publisher:
         lease: TrainerLease,
         store: WeightStore,
         info: pb.RunInfo,
+        policy: Callable[[], Awaitable[WeightFile]],
         patience_s: float,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        """Publish through `store` and announce as the holder of `lease`; give up after `patience_s` (seconds)."""
+        """Publish what `policy` gives through `store`, and announce it as the holder of `lease`.
+
+        What cannot be reached is waited for, up to `patience_s` (seconds).
+        """
         self.tracer = tracer
         self.lease = lease
         self.client = lease.client
         self.keys = lease.keys
         self.store = store
         self.info = info
+        self.policy = policy
         self.patience_s = patience_s
         self.announcements = WeightAnnouncements(lease.client, lease.keys)
         self.published_bytes = 0
@@ -60,8 +64,8 @@ class Publisher:
         """Newest version published; 0, the base, before the first."""
         return self._newest.version if self._newest is not None else 0
 
-    async def publish(self, version: int, tensors: dict[str, Tensor]) -> None:
-        """Store `tensors` (hub names) as policy version `version`, then announce it.
+    async def publish(self, version: int) -> None:
+        """Store the policy as policy version `version`, then announce it.
 
         The bytes are in the store before anybody hears of them.
 
@@ -70,19 +74,18 @@ class Publisher:
         """
         about = {"xopd.policy_version": version}
         with child_span(self.tracer, "publish", about, kind=SpanKind.PRODUCER) as span:
-            data = await asyncio.to_thread(save, tensors, {"format": "pt"})
-            span.set_attribute("xopd.bytes", len(data))
-            manifest = await self._stored(version, data, len(tensors))
+            file = await self.policy()
+            span.set_attribute("xopd.bytes", len(file.data))
+            manifest = await self._stored(version, file)
             manifest.traceparent = traceparent_of(span)
             self._newest = manifest
-            self.published_bytes += len(data)
+            self.published_bytes += len(file.data)
             await self._announce(manifest)
 
-    async def mend(self, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+    async def mend(self) -> None:
         """A pod could not have the newest version: announce it again, and write it again where the store has lost it.
 
-        Args:
-            tensors: the policy's trained tensors, which must be those of the newest version still.
+        The policy must still be that version.
 
         Raises:
             UserError: as `publish`.
@@ -92,12 +95,12 @@ class Publisher:
             return
         problem = await asyncio.to_thread(self.store.fault_of, manifest)
         if problem is not None:
-            data = await asyncio.to_thread(lambda: save(dict(tensors()), {"format": "pt"}))
-            if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            file = await self.policy()
+            if hashlib.sha256(file.data).hexdigest() != manifest.sha256:
                 log.error("a damaged weight version cannot be written again: the policy has moved on", fault=problem)
                 return
             log.error("weight version written again", version=manifest.version, fault=problem)
-            await self._stored(manifest.version, data, manifest.tensor_count)
+            await self._stored(manifest.version, file)
             self.on_mended(manifest.version)
         await self._announce(manifest)
         self._looked_at = time.monotonic()
@@ -119,11 +122,11 @@ class Publisher:
             await self._announce(self._newest)
         await self.announce_run()
 
-    async def _stored(self, version: int, data: bytes, tensor_count: int) -> pb.WeightManifest:
+    async def _stored(self, version: int, file: WeightFile) -> pb.WeightManifest:
         try:
             async for attempt in retrying(f"storing weight version {version}", self.patience_s, self.on_full_disk):
                 with attempt:
-                    manifest = await asyncio.to_thread(self.store.put, version, data, tensor_count)
+                    manifest = await asyncio.to_thread(self.store.put, version, file.data, file.tensor_count)
         except OSError as error:
             raise UserError(
                 f"weights.uri {self.store.uri}: version {version} cannot be stored ({error}); free space there or"

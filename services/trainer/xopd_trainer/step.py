@@ -26,6 +26,7 @@ from xopd.tracing import NO_TRACER, Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.busy_clock import BusyClock
+from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
@@ -59,6 +60,7 @@ class StepRunner:
         teacher: TeacherClient,
         scorer: GroupScorer,
         learner: Learner,
+        compute: ComputeThread,
         publisher: Publisher,
         ledger: Ledger,
         refusals: Refusals,
@@ -73,6 +75,7 @@ class StepRunner:
         self.teacher = teacher
         self.scorer = scorer
         self.learner = learner
+        self.compute = compute
         self.publisher = publisher
         self.ledger = ledger
         self.refusals = refusals
@@ -157,11 +160,11 @@ class StepRunner:
         lag = max(t.policy_lag for group in batch for t in group.trajectories)
         self.learning = True
         with child_span(self.tracer, "learn", {"xopd.groups": len(batch)}):
-            result = await asyncio.to_thread(self.learner.step, step, batch)
+            result = await self.compute.run(self.learner.step, step, batch)
         patience_s = self.config.run.stall_timeout_s
         await write_down(patience_s, lambda: self._book(step, trained, lag, result.skipped))
         learn_s = time.monotonic() - scored_at
-        await self.publisher.publish(step, self.learner.trained_state())
+        await self.publisher.publish(step)
         self.learning = False
         sync_s = time.monotonic() - scored_at - learn_s
 
@@ -185,7 +188,7 @@ class StepRunner:
 
     async def _with_clips(self, batch: Sequence[ScoredGroup]) -> list[ScoredGroup]:
         """The groups whose clips can be read here, too: the learner needs them."""
-        unusable = await asyncio.to_thread(unusable_clips, self.learner.features, batch)
+        unusable = await self.compute.run(unusable_clips, self.learner.features, batch)
         for group in batch:
             if group.group_id in unusable:
                 await self._give_up(group.group_id, "clip", str(unusable[group.group_id]), group.sampled)

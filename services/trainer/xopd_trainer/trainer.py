@@ -27,6 +27,7 @@ from xopd.weights import WeightStore
 from xopd.weights.store import remove_leftovers, store_uri
 from xopd.wire import PROTOCOL
 from xopd_trainer.collector import Collector
+from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.data_order import DataOrder
 from xopd_trainer.dispatcher import Dispatcher
@@ -35,7 +36,7 @@ from xopd_trainer.export import export_policy
 from xopd_trainer.fleet import engines, read_pods
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.history import History
-from xopd_trainer.learner import Learner
+from xopd_trainer.learner import Learner, WeightFile
 from xopd_trainer.lease import LeaseLostError, TrainerLease
 from xopd_trainer.methods import Preparation
 from xopd_trainer.metrics import TrainerMetrics
@@ -75,6 +76,7 @@ class Trainer:
         self.config = config
         self.items = items
         self.learner = learner
+        self.compute = ComputeThread()
         self.family = family
         self.teacher = teacher
         self.ledger = ledger
@@ -108,6 +110,7 @@ class Trainer:
             config,
             family,
             learner,
+            self.compute,
             ledger,
             self.files,
             self.status,
@@ -124,7 +127,7 @@ class Trainer:
         )
         self.store_uri = store_uri(config)
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
-        self.publisher = Publisher(lease, store, info, patience_s, tracer)
+        self.publisher = Publisher(lease, store, info, self._policy, patience_s, tracer)
         self.publisher.on_full_disk = self.metrics.outage_waits.inc
         self.publisher.on_mended = self._record_mended
         self.collector.on_policy_unavailable = self._mend_policy
@@ -136,7 +139,7 @@ class Trainer:
         self.conditionings = conditionings
         refusals = Refusals(self.dead, self.metrics.refused_items, config.data.manifest)
         self.evaluator = Evaluator(writer, self.dispatcher, conditionings, refusals)
-        self.prober = Prober(writer, self.dispatcher, scorer, learner, config.trainer.overlap_top_k)
+        self.prober = Prober(writer, self.dispatcher, scorer, learner, self.compute, config.trainer.overlap_top_k)
         self.steps = StepRunner(
             config,
             learner.method,
@@ -145,6 +148,7 @@ class Trainer:
             teacher,
             scorer,
             learner,
+            self.compute,
             self.publisher,
             ledger,
             refusals,
@@ -168,7 +172,7 @@ class Trainer:
         await self.lease.acquire(earlier)
         await self._clear_streams()
         await self.publisher.announce_run()
-        await self.publisher.publish(step, self.learner.trained_state())
+        await self.publisher.publish(step)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.lease.release)
             background = [
@@ -243,8 +247,8 @@ class Trainer:
 
         final = await self._evaluate_split("final", step, step)
         self.status.enter("exporting")
-        self.learner.assert_frozen()
-        await asyncio.to_thread(export_policy, self.family, self.learner.policy, self.files.export)
+        await self.compute.run(self.learner.assert_frozen)
+        await self.compute.run(export_policy, self.family, self.learner.policy, self.files.export)
         await self._sum_up(base, final)
         await self.publisher.announce_run(finished=True)
         self.status.enter("finished")
@@ -322,9 +326,12 @@ class Trainer:
         self.metrics.record_published(self.publisher.published_bytes)
         self._mind_skipped(finished)
 
+    async def _policy(self) -> WeightFile:
+        return await self.compute.run(self.learner.weight_file)
+
     async def _mend_policy(self) -> None:
         # While a group waits for its answer no step is learnt: the policy is the newest version still.
-        await self.publisher.mend(self.learner.trained_state)
+        await self.publisher.mend()
 
     def _record_mended(self, version: int) -> None:
         self.metrics.mended.inc()
