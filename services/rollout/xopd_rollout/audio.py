@@ -14,6 +14,7 @@ from xopd.config.schema import Config
 from xopd.data.audio import AudioError, AudioRules, fetch_audio
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
+from xopd.service.compute_thread import ComputeThread
 from xopd.service.lifecycle import end_tasks
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_rollout.metrics import RolloutMetrics
@@ -74,12 +75,13 @@ class FeatureInput:
     """Looks up or encodes, one batch at a time."""
 
     def __init__(self, family: ModelFamily, cache: FeatureCache, metrics: RolloutMetrics) -> None:
-        """Use `cache` from one thread at a time."""
+        """Use `cache` from one thread."""
         self.family = family
         self.cache = cache
         self.metrics = metrics
         self._waiting: asyncio.Queue[tuple[pb.AudioRef, asyncio.Future[torch.Tensor]]] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._compute = ComputeThread()
 
     async def get(self, audio: pb.AudioRef) -> dict[str, Any]:
         """Features of one clip."""
@@ -100,7 +102,7 @@ class FeatureInput:
             while len(batch) < MAX_BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             with self.metrics.audio_seconds.time():
-                results = await asyncio.to_thread(self._encode, [audio for audio, _ in batch])
+                results = await self._compute.run(self._encode, [audio for audio, _ in batch])
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():
                     continue

@@ -15,8 +15,8 @@ from xopd.config import Config
 from xopd.errors import UserError
 from xopd.families import ModelFamily
 from xopd.ledger import Ledger, LedgerError
+from xopd.service.compute_thread import ComputeThread
 from xopd_trainer.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
-from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.learner import Learner
 from xopd_trainer.metrics import TrainerMetrics
 from xopd_trainer.optimiser import load_optimiser_tensors, optimiser_tensors

@@ -16,9 +16,9 @@ import structlog
 
 from xopd.data import Item
 from xopd.scoring import UnscorableError
+from xopd.service.compute_thread import ComputeThread
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
-from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter

@@ -22,11 +22,11 @@ from xopd.data import Item
 from xopd.errors import UserError
 from xopd.ledger import Ledger, TrainedGroup, group_content
 from xopd.scoring import TeacherClient, UnscorableError
+from xopd.service.compute_thread import ComputeThread
 from xopd.tracing import NO_TRACER, Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.busy_clock import BusyClock
-from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter

@@ -18,6 +18,7 @@ from xopd.evals.intervals import accuracy_of
 from xopd.families import ModelFamily
 from xopd.ledger import Ledger
 from xopd.scoring import ScoringError, TeacherClient
+from xopd.service.compute_thread import ComputeThread
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import DeadLetters, Keys, WorkStream
 from xopd.streams.keys import TRAINER_GROUP
@@ -27,7 +28,6 @@ from xopd.weights import WeightStore
 from xopd.weights.store import remove_leftovers, store_uri
 from xopd.wire import PROTOCOL
 from xopd_trainer.collector import Collector
-from xopd_trainer.compute_thread import ComputeThread
 from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.data_order import DataOrder
 from xopd_trainer.dispatcher import Dispatcher

@@ -1,4 +1,4 @@
-"""The one thread in which everything that computes with the policy runs, beside the event loop.
+"""One thread, beside the event loop, for everything in a process that computes with tensors.
 
 Each thread that computes gets an allocator arena and a team of OpenMP threads of its own, and keeps what its largest
 step took. In a pool of threads all of them would, one after another.

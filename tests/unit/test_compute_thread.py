@@ -7,7 +7,8 @@ import contextvars
 import threading
 
 import pytest
-from xopd_trainer.compute_thread import ComputeThread
+
+from xopd.service.compute_thread import ComputeThread
 
 SPAN: contextvars.ContextVar[str] = contextvars.ContextVar("span", default="none")
 
