@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS groups (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS one_outcome ON groups (group_id) WHERE outcome != 'undone';
 CREATE INDEX IF NOT EXISTS groups_of_step ON groups (step);
+CREATE INDEX IF NOT EXISTS open_groups ON groups (step, responses) WHERE outcome = 'open';
 -- An answer that was not trained on, or a group that was sent once more.
 CREATE TABLE IF NOT EXISTS drops (
     life INTEGER NOT NULL REFERENCES lives,
@@ -68,11 +69,11 @@ def open_database(path: Path, read_only: bool = False) -> sqlite3.Connection:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
         found = int(database.execute("PRAGMA user_version").fetchone()[0])
-        if found == 0 and not read_only:
+        if found != VERSION and (found != 0 or read_only):
+            raise sqlite3.DatabaseError(f"it is of version {found}, this is version {VERSION}")
+        if not read_only:
             database.executescript(TABLES)
             database.execute(f"PRAGMA user_version = {VERSION}")
-        elif found != VERSION:
-            raise sqlite3.DatabaseError(f"it is of version {found}, this is version {VERSION}")
     except BaseException:
         database.close()
         raise

@@ -147,3 +147,18 @@ def test_a_file_that_is_no_ledger(tmp_path, damage):
     path.write_bytes(path.read_bytes()[:100] + damage)
     with pytest.raises(LedgerError, match="cannot be used as a ledger"):
         Ledger(path).begin_life("life-1", 0)
+
+
+def test_a_step_costs_the_same_however_long_the_run(ledger):
+    """What is asked at each step never reads all groups: only the open ones, by an index of their own."""
+    asked: list[str] = []
+    ledger._database.set_trace_callback(asked.append)
+    take(ledger, 1, "a", "b")
+    ledger._database.set_trace_callback(None)
+    queries = [query for query in asked if query.startswith(("SELECT", "UPDATE"))]
+    assert len(queries) > 4
+    for query in queries:
+        plan = [str(row[3]) for row in ledger._database.execute(f"EXPLAIN QUERY PLAN {query}")]
+        for line in plan:
+            assert "SCAN groups" not in line and "SCAN steps" not in line, query
+            assert "groups_of_step" not in line, query
