@@ -28,7 +28,7 @@ class FeatureCache:
         encoder: AudioEncoder,
         sample_rate: int,
         rules: AudioRules,
-        memory_gb: float = 1.0,
+        memory_gb: float = 0.25,
         one_by_one: bool = False,
     ) -> None:
         """Keep files under `folder`, and what was used last also in memory, up to `memory_gb` (GiB).

@@ -53,6 +53,11 @@ def test_probes_and_metrics_are_open_and_nothing_else(app, client):
     assert {path for path in paths if client.get(path).status_code == 200} == OPEN_PATHS
 
 
+def test_no_other_protocol_gets_through(client):
+    with pytest.raises(RuntimeError, match="no service has websockets"), client.websocket_connect("/status"):
+        pass
+
+
 def test_control_needs_the_token(client, running):
     for headers in ({}, {"Authorization": "Bearer wrong-wrong-wrong"}, {"Authorization": TOKEN}):
         answer = client.post("/pause", headers=headers)
