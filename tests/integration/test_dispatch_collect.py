@@ -195,12 +195,23 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
     assert (again.attempt, path.read_bytes(), mended) == (2, whole, [4, 4])
     await pod.answer(entry, KEYS.trajectories, answer(again).SerializeToString())
     await asyncio.wait_for(futures["g1"], 5)
+    # Another version is looked at at once, however soon it follows.
+    monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 3600.0)
+    path.unlink()
+    await publisher.mend()
+    assert not path.exists()
+    await publisher.publish(5)
+    [path] = (tmp_path / "weights").glob("*-v00000005.safetensors")
+    path.unlink()
+    await publisher.mend()
+    assert path.exists()
+    monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 0.0)
     # A policy that has moved on must not be written under an old version's name.
     path.unlink()
     policy["weight"] += 1.0
     await publisher.mend()
     assert not path.exists()
-    assert mended == [4, 4]
+    assert mended == [4, 4, 5]
 
 
 async def test_a_whole_version_is_announced_again_and_not_written(system, tmp_path: Path):

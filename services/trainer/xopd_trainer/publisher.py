@@ -57,7 +57,8 @@ class Publisher:
         self.on_mended: Callable[[int], None] = lambda version: None
         """Called with a version that had to be written again."""
         self._newest: pb.WeightManifest | None = None
-        self._looked_at = -MEND_EVERY_S
+        self._looked = (-1, 0.0)
+        """The version that was last looked at in the store, and when (time.monotonic)."""
 
     @property
     def version(self) -> int:
@@ -91,7 +92,8 @@ class Publisher:
             UserError: as `publish`.
         """
         manifest = self._newest
-        if manifest is None or time.monotonic() - self._looked_at < MEND_EVERY_S:
+        looked_at_version, at = self._looked
+        if manifest is None or (looked_at_version == manifest.version and time.monotonic() - at < MEND_EVERY_S):
             return
         problem = await asyncio.to_thread(self.store.fault_of, manifest)
         if problem is not None:
@@ -103,7 +105,7 @@ class Publisher:
             await self._stored(manifest.version, file)
             self.on_mended(manifest.version)
         await self._announce(manifest)
-        self._looked_at = time.monotonic()
+        self._looked = manifest.version, time.monotonic()
 
     async def announce_run(self, finished: bool = False) -> None:
         """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""
