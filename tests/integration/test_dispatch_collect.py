@@ -1,12 +1,14 @@
 """Dispatcher and collector over a real server: duplicates, stale answers, failures, and an emptied Redis."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 import redis.asyncio as aioredis
 import torch
 from safetensors.torch import save
+from xopd_trainer import collector as collector_module
 from xopd_trainer import publisher as publisher_module
 from xopd_trainer.collector import Collector
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
@@ -160,18 +162,33 @@ def unavailable(asked: pb.PromptGroup) -> bytes:
     return failed.SerializeToString()
 
 
-async def test_a_version_that_no_pod_can_have_says_nothing_of_the_item(system):
-    dispatcher, _, _, pod = system
+async def test_a_version_that_no_pod_can_have_is_asked_for_ever_more_slowly_and_says_nothing_of_the_item(
+    system, monkeypatch
+):
+    monkeypatch.setattr(collector_module, "PAUSE_S", 0.5)
+    dispatcher, _, ledger, pod = system
+    dispatcher.redispatch_after_s = 0.05  # a pause is no silence
     futures = await dispatcher.submit([group()])
-    for _ in range(3):
-        entry, asked = await claim(pod)
+    asked_at = []
+    for attempt in range(3):
+        claiming = asyncio.create_task(claim(pod))
+        while not claiming.done():
+            await asyncio.sleep(0.01)
+            if attempt == 2:
+                await dispatcher.retry_due()
+        entry, asked = claiming.result()
+        asked_at.append(time.monotonic())
+        assert asked.attempt == attempt
         await pod.answer(entry, KEYS.trajectories, unavailable(asked))
+    assert asked_at[2] - asked_at[1] >= 0.45
+    assert ledger.accounts.redispatched == 2
     with pytest.raises(PolicyMissingError, match=r"SHA-256 0123.*after 3 attempts"):
         await asyncio.wait_for(futures["g1"], 5)
 
 
 async def test_a_damaged_version_is_written_again_before_the_group_is(system, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 0.0)
+    monkeypatch.setattr(collector_module, "PAUSE_S", 0.0)
     dispatcher, collector, _, pod = system
     store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
     policy = {"weight": torch.arange(64.0)}

@@ -20,6 +20,8 @@ from xopd_trainer.dispatcher import Dispatcher, PolicyMissingError
 from xopd_trainer.patience import OUTAGES
 
 log = structlog.get_logger(__name__)
+PAUSE_S = 2.0
+"""Pause before a group is sent again whose policy no pod could have twice; three times as long each further time."""
 
 
 class Collector:
@@ -106,7 +108,7 @@ class Collector:
                 self._drop(answer.group_id, "duplicate", n, "the group has been answered")
             return False
         if answer.HasField("failure"):
-            await self._failed(answer)
+            await self._failed(answer, wanted.attempt)
             return False
         problem = self._mismatch(answer, wanted)
         if problem is not None:
@@ -120,13 +122,15 @@ class Collector:
             return False
         return True
 
-    async def _failed(self, answer: pb.TrajectoryGroup) -> None:
-        """Settle a group that a pod could not answer."""
+    async def _failed(self, answer: pb.TrajectoryGroup, attempt: int) -> None:
+        """Settle a group that a pod could not answer, at its attempt `attempt` (counted from 0)."""
         reason = f"{answer.failure.reason} (pod {answer.pod_id})"
         if answer.failure.code == pb.FAILURE_CODE_POLICY_UNAVAILABLE:
             if self.on_policy_unavailable is not None:
                 await self.on_policy_unavailable()
-            await self.dispatcher.retry(answer.group_id, "failed", reason, error=PolicyMissingError)
+            # The first time at once; a store that is out of reach for a pod alone needs time.
+            pause_s = PAUSE_S * 3 ** (attempt - 1) if attempt else 0.0
+            await self.dispatcher.retry(answer.group_id, "failed", reason, error=PolicyMissingError, pause_s=pause_s)
         elif answer.failure.code == pb.FAILURE_CODE_ENGINE:
             await self.dispatcher.retry(answer.group_id, "failed", reason)
         else:

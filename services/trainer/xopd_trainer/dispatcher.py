@@ -43,6 +43,17 @@ class Outstanding:
     future: asyncio.Future[pb.TrajectoryGroup]
     sent_at: float
     """By time.monotonic()."""
+    pausing: Pause | None = None
+    """Where it waits to be sent again."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Until when (time.monotonic), and what the ledger will be told then."""
+
+    until: float
+    kind: DropKind
+    reason: str
 
 
 class Dispatcher:
@@ -127,6 +138,7 @@ class Dispatcher:
         reason: str,
         responses: int = 0,
         error: type[GroupFailedError] = GroupFailedError,
+        pause_s: float = 0.0,
     ) -> None:
         """Dispatch a group once more, or give it up after too many attempts.
 
@@ -136,22 +148,30 @@ class Dispatcher:
             reason: why, for a person.
             responses: how many came and could not be used.
             error: with which the group is given up.
+            pause_s: sent no sooner than after so long (seconds), by `retry_due`.
         """
         entry = self._outstanding[group_id]
         if entry.group.attempt + 1 >= self.max_attempts:
             await self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)", error)
             return
-        await self._again([entry], kind, reason, responses)
+        if pause_s > 0.0:
+            entry.pausing = Pause(time.monotonic() + pause_s, kind, reason)
+        else:
+            await self._again([entry], kind, reason, responses)
+
+    async def retry_due(self) -> None:
+        """Dispatch what has paused long enough, and once more what has been silent too long; gives nothing up."""
+        now = time.monotonic()
+        for entry in list(self._outstanding.values()):
+            if entry.pausing is not None and now >= entry.pausing.until:
+                await self._again([entry], entry.pausing.kind, entry.pausing.reason)
+        waiting = [entry for entry in self._outstanding.values() if entry.pausing is None]
+        silent = [entry for entry in waiting if now - entry.sent_at > self.redispatch_after_s]
+        await self._again(silent, "overdue", "unanswered too long")
 
     async def retry_all(self, reason: str) -> None:
         """Dispatch everything unanswered once more, such as after Redis came back empty."""
         await self._again(list(self._outstanding.values()), "forgotten", reason)
-
-    async def retry_overdue(self) -> None:
-        """Dispatch once more what has been silent too long; never gives anything up by itself."""
-        now = time.monotonic()
-        overdue = [e for e in self._outstanding.values() if now - e.sent_at > self.redispatch_after_s]
-        await self._again(overdue, "overdue", "unanswered too long")
 
     async def _again(self, entries: Sequence[Outstanding], kind: DropKind, reason: str, responses: int = 0) -> None:
         if not entries:
@@ -162,6 +182,7 @@ class Dispatcher:
             await self._book(lambda: self.ledger.sent_again(training, kind, reason, responses))
         now = time.time()
         for entry in entries:
+            entry.pausing = None
             entry.group.attempt += 1
             about, parent = {"xopd.attempt": entry.group.attempt, "xopd.reason": shown(reason)}, entry.group.traceparent
             finished_span(self.tracer, "dispatch again", now, now, about, parent=context_from(parent))

@@ -36,6 +36,6 @@ async def watch(dispatcher: Dispatcher, publisher: Publisher, stall_timeout_s: f
                 await publisher.announce_again()
                 await dispatcher.retry_all("Redis came back empty")
             else:
-                await dispatcher.retry_overdue()
+                await dispatcher.retry_due()
         except (RedisError, OSError) as error:
             log.warning("Redis cannot be reached", error=str(error))
