@@ -21,7 +21,14 @@ from rich.console import Console
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "soak"
-SETTINGS = ("run.name=soak", "run.steps=20000", "run.checkpoint_every=20", "evals.every=0")
+SETTINGS = (
+    "run.name=soak",
+    "run.steps=20000",
+    "run.checkpoint_every=20",
+    "evals.every=0",
+    "rollout.kv_cache_gb=0.0625",
+)
+"""A small key-value cache: engines touch theirs page by page, which must not look like a leak."""
 EVERY_S = 5.0
 WARM_SHARE = 1 / 3
 MOST_GROWTH, MOST_GROWTH_MB = 0.1, 50.0

@@ -105,6 +105,9 @@ def test_a_token_of_the_padded_head_is_within_the_vocabulary() -> None:
         ({"seed": -3}, "seed is -3"),
         ({"max_new_tokens": 49}, "prompt plus max_new_tokens is 51; the limit is 50"),
         ({"prompt_token_ids": [100]}, "holds token id 100"),
+        ({"protocol": 2}, "speaks protocol 2"),
+        ({"protocol": 0}, "protocol is missing"),
+        ({"stop_token_ids": [1] * 65}, "stop_token_ids is 65; the limit is 64"),
     ],
 )
 def test_bad_generate_requests_are_refused_by_name(fields, words: str) -> None:
