@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "soak"
@@ -76,11 +77,14 @@ def main() -> None:
                 raise SystemExit(f"the run ended before its first step; see {log.name}")
             time.sleep(1.0)
         began = time.monotonic()
-        while (now := time.monotonic() - began) < 60 * minutes and process.poll() is None:
-            for name, memory in read_memory().items():
-                readings.setdefault(name, []).append((now, memory))
-            console.print(f"{now / 60:5.1f} of {minutes:g} min, {trained_steps()} steps", end="\r")
-            time.sleep(EVERY_S)
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("", total=60 * minutes)
+            while (now := time.monotonic() - began) < 60 * minutes and process.poll() is None:
+                for name, memory in read_memory().items():
+                    readings.setdefault(name, []).append((now, memory))
+                progress.update(task, completed=now, description=f"{trained_steps()} steps")
+                time.sleep(EVERY_S)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(180)

@@ -64,11 +64,11 @@ def group(name="g1", seeds=(1, 2), version=4):
     )  # fmt: skip
 
 
-def answer(to, version=None, run_id=None, token=7):
+def answer(to, run_id=None):
     rows = [
         pb.Trajectory(
-            index=i, seed=seed, token_ids=[3, token], logprobs=[-0.5, -0.25],
-            policy_versions=[to.min_policy_version if version is None else version] * 2,
+            index=i, seed=seed, token_ids=[3, 7], logprobs=[-0.5, -0.25],
+            policy_versions=[to.min_policy_version] * 2,
             finish_reason=pb.FINISH_REASON_STOP,
         )
         for i, seed in enumerate(to.seeds)
@@ -126,17 +126,38 @@ async def test_duplicates_and_strangers_are_dropped(system):
     assert ledger.accounts.stale_dropped == 2
 
 
-@pytest.mark.parametrize("wrong", [{"version": 3}, {"token": 100}])
-async def test_the_wrong_policy_or_vocabulary_is_asked_again(system, wrong):
+def spoil_tokens(answered: pb.TrajectoryGroup) -> None:
+    for field, value in (("token_ids", 7), ("logprobs", -1.0), ("policy_versions", 4)):
+        getattr(answered.trajectories[0], field).extend([value] * 3)  # five, where four were allowed
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda a: [t.policy_versions.__setitem__(0, 3) for t in a.trajectories], "sampled from policy version 3"),
+        (lambda a: a.trajectories[1].token_ids.__setitem__(1, 100), "token id 100 lies outside the vocabulary of 100"),
+        (lambda a: setattr(a, "item_id", "another"), "its item_id is another, i was asked"),
+        (lambda a: setattr(a, "modality", pb.MODALITY_SPEECH), "its modality is 2, 1 was asked"),
+        (lambda a: setattr(a, "step", 6), "its step is 6, 5 was asked"),
+        (lambda a: setattr(a.trajectories[1], "seed", 9), "2 trajectories came for 2 seeds"),
+        (lambda a: a.trajectories.pop(), "1 trajectories came for 2 seeds"),
+        (spoil_tokens, "5 tokens came, 4 were allowed"),
+    ],
+)
+async def test_an_answer_that_was_not_asked_for_is_asked_again(system, spoil, words):
     dispatcher, _, ledger, pod = system
     futures = await dispatcher.submit([group()])
     entry, asked = await claim(pod)
-    await pod.answer(entry, KEYS.trajectories, answer(asked, **wrong).SerializeToString())
+    spoilt = answer(asked)
+    spoil(spoilt)
+    await pod.answer(entry, KEYS.trajectories, spoilt.SerializeToString())
     entry, again = await claim(pod)
     assert (again.group_id, again.attempt) == ("g1", 1)
     await pod.answer(entry, KEYS.trajectories, answer(again).SerializeToString())
     await asyncio.wait_for(futures["g1"], 5)
-    assert ledger.accounts.stale_dropped == 2
+    assert ledger.accounts.stale_dropped == len(spoilt.trajectories)
+    [reason] = ledger._database.execute("SELECT reason FROM drops").fetchone()
+    assert words in reason
 
 
 async def test_failures(system):
