@@ -117,6 +117,8 @@ def run_tests(folder: Path, tests: tuple[str, ...]) -> int:
 def main() -> None:
     """Take out each guard of the modules named on the command line, or of all."""
     console = Console(highlight=False, soft_wrap=True)
+    if unknown := sorted(set(sys.argv[1:]) - set(GUARDED)):
+        raise SystemExit(f"guards: {unknown[0]} is not among the modules with guards: {', '.join(GUARDED)}.")
     chosen = {path: tests for path, tests in GUARDED.items() if not sys.argv[1:] or path in sys.argv[1:]}
     guards = [guard for path in chosen for guard in guards_of(path, (ROOT / path).read_text(encoding="utf-8"))]
     unmissed: list[Guard] = []
