@@ -40,17 +40,20 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "services/trainer/xopd_trainer/collector.py": ("tests/integration/test_dispatch_collect.py",),
 }
 """Modules with guards, and the tests that must miss them."""
-CHECKS = (
-    "_need",
-    "_need_at_most",
-    "_need_ids",
-    "_need_uri",
-    "_need_sha256",
-    "_need_file",
-    "_at_most",
-    "_check_protocol",
+CHECKS = frozenset(
+    [
+        "_need",
+        "_need_at_most",
+        "_need_ids",
+        "_need_uri",
+        "_need_sha256",
+        "_need_file",
+        "_at_most",
+        "_check_protocol",
+        "check_header",
+        "check_certificate",
+    ]
 )
-CHECKS += ("check_header", "check_certificate")
 """Functions that raise where something is wrong, and give nothing that is used."""
 COPIED = (
     "xopd",
@@ -78,26 +81,26 @@ class Guard:
 
 def guards_of(path: str, source: str) -> Iterator[Guard]:
     """Each guard of a module."""
-    places = [node for node in ast.walk(ast.parse(source)) if _is_guard(node)]
-    for place in places:
+    for index in range(len(_guards(ast.parse(source)))):
         tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if _is_guard(node) and node.lineno == place.lineno and node.col_offset == place.col_offset:
-                text = ast.unparse(node.test if isinstance(node, ast.If) else node)
-                if isinstance(node, ast.If):
-                    node.test = ast.Constant(False)
-                else:
-                    node.value = ast.Constant(None)
-                yield Guard(path, place.lineno, text, ast.unparse(tree))
-                break
+        guard = _guards(tree)[index]
+        if isinstance(guard, ast.If):
+            text, guard.test = ast.unparse(guard.test), ast.Constant(False)
+        else:
+            text, guard.value = ast.unparse(guard), ast.Constant(None)
+        yield Guard(path, guard.lineno, text, ast.unparse(tree))
 
 
-def _is_guard(node: ast.AST) -> bool:
+def _guards(tree: ast.Module) -> list[ast.If | ast.Expr]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.Expr) and _is_guard(node)]
+
+
+def _is_guard(node: ast.If | ast.Expr) -> bool:
     if isinstance(node, ast.If):
         end = node.body[-1]
         refusal = isinstance(end, ast.Return) and isinstance(end.value, ast.JoinedStr)
         return isinstance(end, ast.Raise) or refusal
-    call = node.value if isinstance(node, ast.Expr) else None
+    call = node.value
     return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in CHECKS
 
 
