@@ -40,20 +40,8 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "services/trainer/xopd_trainer/collector.py": ("tests/integration/test_dispatch_collect.py",),
 }
 """Modules with guards, and the tests that must miss them."""
-CHECKS = frozenset(
-    [
-        "_need",
-        "_need_at_most",
-        "_need_ids",
-        "_need_uri",
-        "_need_sha256",
-        "_need_file",
-        "_at_most",
-        "_check_protocol",
-        "check_header",
-        "check_certificate",
-    ]
-)
+CHECKS = {"_need", "_need_at_most", "_need_ids", "_need_uri", "_need_sha256", "_need_file"}
+CHECKS |= {"_at_most", "_check_protocol", "check_header", "check_certificate"}
 """Functions that raise where something is wrong, and give nothing that is used."""
 COPIED = (
     "xopd",

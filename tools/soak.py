@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "runs" / "soak"
-SETTINGS = ("run.name=soak", "run.steps=20000", "run.checkpoint_every=20", "evals.every=0")
-SETTINGS += ("rollout.kv_cache_gb=0.0625", "student.features_in_memory_gb=0")
+SETTINGS = ["run.name=soak", "run.steps=20000", "run.checkpoint_every=20", "evals.every=0"]
+SETTINGS += ["rollout.kv_cache_gb=0.0625", "student.features_in_memory_gb=0"]
 """Caches that fill slowly are made small: an engine touches its key-value cache page by page, a pod keeps clips."""
 EVERY_S = 5.0
 WARM_SHARE = 1 / 3
