@@ -90,7 +90,7 @@ class StudentSettings(Section):
         ".cache/features", description="Folder of encoded clips, shared by pods and trainer where they share a disk."
     )
     features_in_memory_gb: Annotated[float, Field(ge=0.0)] = Field(
-        0.25, description="Encoded clips that each pod and the trainer keep in memory beside that (GiB)."
+        0.25, description="Encoded clips that the trainer, each pod and its engine keep in memory, each (GiB)."
     )
 
 

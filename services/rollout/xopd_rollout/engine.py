@@ -40,6 +40,8 @@ CPU_BLOCK = 32
 CPU_MAX_SEQUENCES = 256
 CPU_BATCHED_TOKENS = 4096
 SEED_MASK = 2**63 - 1
+LEAST_CLIP_CACHE_GB = 0.0625
+"""What one clip takes must fit into vLLM's cache of clips: half a minute of a large model is 12 MiB."""
 
 
 def engine_args(config: Config) -> AsyncEngineArgs:
@@ -55,6 +57,8 @@ def engine_args(config: Config) -> AsyncEngineArgs:
         "distributed_executor_backend": OneWorkerExecutor if rollout.tensor_parallel == 1 else ManyWorkersExecutor,
         "limit_mm_per_prompt": {"audio": 1},
         "enable_mm_embeds": student.audio_input == "features",
+        # Left to itself, vLLM would keep 4 GiB of clips, in this process and in the engine's.
+        "mm_processor_cache_gb": max(LEAST_CLIP_CACHE_GB, student.features_in_memory_gb),
         "enable_prefix_caching": True,
         "logprobs_mode": "raw_logprobs",
         # The checkpoint's own defaults (top-p and the like) must not touch the distribution.
