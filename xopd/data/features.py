@@ -91,8 +91,6 @@ class FeatureCache:
         return features
 
     def _remember(self, sha256: str, features: Tensor) -> None:
-        if sha256 in self._memory:
-            return
         self._memory[sha256] = features
         self.bytes_in_memory += features.nbytes
         while self.bytes_in_memory > self.memory_bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -141,8 +142,12 @@ class History:
             "seconds": self.status.seconds,
             "run": self.config.run.name,
         }
-        await self.compute.run(
-            save_checkpoint,
+        await self.compute.run(self._save, step, state)
+        self.checkpointed_step, self.due = step, False
+        await self.acknowledge()
+
+    def _save(self, step: int, state: dict[str, Any]) -> None:
+        save_checkpoint(
             self.files.checkpoints,
             step,
             self.learner.trained_state(),
@@ -150,8 +155,6 @@ class History:
             state,
             self.config.run.keep_checkpoints,
         )
-        self.checkpointed_step, self.due = step, False
-        await self.acknowledge()
 
     def _assert_of_this_history(self, checkpoint: Checkpoint) -> None:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import redis.asyncio as aioredis
@@ -36,7 +37,7 @@ from xopd_trainer.export import export_policy
 from xopd_trainer.fleet import engines, read_pods
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.history import History
-from xopd_trainer.learner import Learner, WeightFile
+from xopd_trainer.learner import Learner
 from xopd_trainer.lease import LeaseLostError, TrainerLease
 from xopd_trainer.methods import Preparation
 from xopd_trainer.metrics import TrainerMetrics
@@ -127,10 +128,12 @@ class Trainer:
         )
         self.store_uri = store_uri(config)
         store = WeightStore(self.store_uri, self.run_id, config.weights.keep)
-        self.publisher = Publisher(lease, store, info, self._policy, patience_s, tracer)
+        policy = partial(self.compute.run, learner.weight_file)
+        self.publisher = Publisher(lease, store, info, policy, patience_s, tracer)
         self.publisher.on_full_disk = self.metrics.outage_waits.inc
         self.publisher.on_mended = self._record_mended
-        self.collector.on_policy_unavailable = self._mend_policy
+        # While a group waits for its answer no step is learnt: the policy is the newest version still.
+        self.collector.on_policy_unavailable = self.publisher.mend
         self.statement = Statement(self.client, self.keys, self.status, self.publisher, ledger, teacher)
         max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
         conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
@@ -325,13 +328,6 @@ class Trainer:
         self.metrics.record_lag(self.steps.lag_in_flight, self.steps.lag_in_queue)
         self.metrics.record_published(self.publisher.published_bytes)
         self._mind_skipped(finished)
-
-    async def _policy(self) -> WeightFile:
-        return await self.compute.run(self.learner.weight_file)
-
-    async def _mend_policy(self) -> None:
-        # While a group waits for its answer no step is learnt: the policy is the newest version still.
-        await self.publisher.mend()
 
     def _record_mended(self, version: int) -> None:
         self.metrics.mended.inc()
