@@ -2,11 +2,13 @@
 
 Prints, for each process and its children (a pod's engine, say), its memory after a third of the time, when caches are
 full, and at the end, and the slope of a line through all readings after that third. Exit status 1 if one grew by more
-than a tenth and more than 50 MB. Memory is Linux's proportional set size: what forked processes share counts once.
+than a tenth and more than 50 MB, or the run ended before its time. Memory is Linux's proportional set size: what forked
+processes share counts once. All readings are in runs/soak-memory.csv.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -25,6 +27,7 @@ RUN = ROOT / "runs" / "soak"
 SETTINGS = ["run.name=soak", "run.steps=20000", "run.checkpoint_every=20", "evals.every=0"]
 SETTINGS += ["rollout.kv_cache_gb=0.0625", "student.features_in_memory_gb=0"]
 """Caches that fill slowly are made small: an engine touches its key-value cache page by page, a pod keeps clips."""
+READINGS = ROOT / "runs" / "soak-memory.csv"
 EVERY_S = 5.0
 WARM_SHARE = 1 / 3
 MOST_GROWTH, MOST_GROWTH_MB = 0.1, 50.0
@@ -56,6 +59,44 @@ def trained_steps() -> int:
     return path.read_text(encoding="utf-8").count('"kind": "step"') if path.exists() else 0
 
 
+def watch(run: subprocess.Popen[bytes], seconds: float, console: Console) -> list[tuple[float, str, float]]:
+    """Readings (seconds since the first step, process, MB) until the time is over."""
+    readings: list[tuple[float, str, float]] = []
+    while not trained_steps():
+        if run.poll() is not None:
+            raise SystemExit("the run ended before its first step; see runs/soak.log")
+        time.sleep(1.0)
+    began = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=seconds)
+        while (now := time.monotonic() - began) < seconds:
+            if run.poll() is not None:
+                raise SystemExit(f"the run ended after {now:.0f} s; see runs/soak.log")
+            readings += [(now, name, memory) for name, memory in read_memory().items()]
+            progress.update(task, completed=now, description=f"{trained_steps()} steps")
+            time.sleep(EVERY_S)
+    return readings
+
+
+def judge(readings: list[tuple[float, str, float]], warm_s: float, console: Console) -> list[str]:
+    """Print the table; the names of the processes that grew after `warm_s` seconds."""
+    console.print(
+        f"\n\n| process | at {WARM_SHARE:.0%}, MB | at the end, MB | slope, MB/h |\n| --- | --: | --: | --: |"
+    )
+    grown = []
+    for name in sorted({name for _, name, _ in readings}):
+        warm = [(at, memory) for at, whose, memory in readings if whose == name and at >= warm_s]
+        if len(warm) < 2:  # it ended early, as a pod's helper at its start does
+            continue
+        first, last = warm[0][1], statistics.median(memory for _, memory in warm[-5:])
+        slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
+        console.print(f"| {name} | {first:.0f} | {last:.0f} | {slope:+.1f} |")
+        if last - first > max(MOST_GROWTH * first, MOST_GROWTH_MB):
+            grown.append(name)
+    return grown
+
+
 def main() -> None:
     """Run and judge."""
     console = Console(highlight=False, soft_wrap=True)
@@ -63,37 +104,17 @@ def main() -> None:
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [sys.executable, "-m", "xopd", "up", "examples/tiny/demo.yaml", "--plain", *settings]
     shutil.rmtree(RUN, ignore_errors=True)  # steps of an earlier soak must not count
+    READINGS.parent.mkdir(exist_ok=True)
     with (ROOT / "runs" / "soak.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603 (a fixed command)
-    readings: dict[str, list[tuple[float, float]]] = {}
+        run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603 (a fixed command)
     try:
-        while not trained_steps():
-            if process.poll() is not None:
-                raise SystemExit(f"the run ended before its first step; see {log.name}")
-            time.sleep(1.0)
-        began = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as progress:
-            task = progress.add_task("", total=60 * minutes)
-            while (now := time.monotonic() - began) < 60 * minutes and process.poll() is None:
-                for name, memory in read_memory().items():
-                    readings.setdefault(name, []).append((now, memory))
-                progress.update(task, completed=now, description=f"{trained_steps()} steps")
-                time.sleep(EVERY_S)
+        readings = watch(run, 60 * minutes, console)
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(180)
-    console.print(
-        f"\n\n| process | at {WARM_SHARE:.0%}, MB | at the end, MB | slope, MB/h |\n| --- | --: | --: | --: |"
-    )
-    grown = []
-    for name, series in sorted(readings.items()):
-        warm = [point for point in series if point[0] >= WARM_SHARE * 60 * minutes]
-        first, last = warm[0][1], statistics.median(memory for _, memory in warm[-5:])
-        slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
-        console.print(f"| {name} | {first:.0f} | {last:.0f} | {slope:+.1f} |")
-        if last - first > max(MOST_GROWTH * first, MOST_GROWTH_MB):
-            grown.append(name)
+        run.send_signal(signal.SIGINT)
+        run.wait(180)
+    with READINGS.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("seconds", "process", "MB"), *readings])
+    grown = judge(readings, WARM_SHARE * 60 * minutes, console)
     console.print(
         f"\n{trained_steps()} steps in {minutes:g} min; {'grew: ' + ', '.join(grown) if grown else 'memory is flat'}"
     )

@@ -8,6 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from xopd.config.schema import RolloutSettings
 
 ENGINE = "vllm"
+COMPILED_PRODUCTS = 128
+"""Matrix products that oneDNN keeps compiled, one for each shape of layer and number of tokens, at half a MB each.
+
+Its own 1,024 take an hour and half a GB to fill in each engine, and make steps no faster (docs/RELIABILITY.md).
+"""
 
 
 def engine_version() -> str:
@@ -44,6 +49,7 @@ def set_environment(settings: RolloutSettings) -> None:
         # Waiting threads sleep: trainer, teacher and pods may share the cores.
         wanted["OMP_WAIT_POLICY"] = "PASSIVE"
         wanted["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        wanted["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(COMPILED_PRODUCTS)
         if settings.enforce_eager:
             # Otherwise small helper functions are compiled on the first request, for seconds.
             wanted["TORCHDYNAMO_DISABLE"] = "1"
