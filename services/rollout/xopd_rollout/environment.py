@@ -11,7 +11,7 @@ ENGINE = "vllm"
 COMPILED_PRODUCTS = 128
 """Matrix products that oneDNN keeps compiled, one for each shape of layer and number of tokens, at half a MB each.
 
-Its own 1,024 take an hour and half a GB to fill in each engine, and make steps no faster (docs/RELIABILITY.md).
+Its own 1,024 take twenty minutes and half a GB to fill in each engine, and make steps no faster (docs/RELIABILITY.md).
 """
 
 
