@@ -207,6 +207,16 @@ async def test_a_version_that_no_pod_can_have_is_asked_for_ever_more_slowly_and_
         await asyncio.wait_for(futures["g1"], 5)
 
 
+async def test_responses_of_a_group_that_pauses_are_booked_when_it_is_sent(system):
+    dispatcher, _, ledger, _ = system
+    await dispatcher.submit([group()])
+    await dispatcher.retry("g1", "stale", "too old", responses=2, pause_s=0.01)
+    await asyncio.sleep(0.02)
+    assert (ledger.accounts.redispatched, ledger.accounts.stale_dropped) == (0, 0)
+    await dispatcher.retry_due()
+    assert (ledger.accounts.redispatched, ledger.accounts.stale_dropped) == (1, 2)
+
+
 async def test_a_damaged_version_is_written_again_before_the_group_is(system, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 0.0)
     monkeypatch.setattr(collector_module, "PAUSE_S", 0.0)

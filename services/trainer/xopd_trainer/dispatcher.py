@@ -54,6 +54,7 @@ class Pause:
     until: float
     kind: DropKind
     reason: str
+    responses: int
 
 
 class Dispatcher:
@@ -155,7 +156,7 @@ class Dispatcher:
             await self.fail(group_id, f"{reason} (after {self.max_attempts} attempts)", error)
             return
         if pause_s > 0.0:
-            entry.pausing = Pause(time.monotonic() + pause_s, kind, reason)
+            entry.pausing = Pause(time.monotonic() + pause_s, kind, reason, responses)
         else:
             await self._again([entry], kind, reason, responses)
 
@@ -163,8 +164,9 @@ class Dispatcher:
         """Dispatch what has paused long enough, and once more what has been silent too long; gives nothing up."""
         now = time.monotonic()
         for entry in list(self._outstanding.values()):
-            if entry.pausing is not None and now >= entry.pausing.until:
-                await self._again([entry], entry.pausing.kind, entry.pausing.reason)
+            pause = entry.pausing
+            if pause is not None and now >= pause.until:
+                await self._again([entry], pause.kind, pause.reason, pause.responses)
         waiting = [entry for entry in self._outstanding.values() if entry.pausing is None]
         silent = [entry for entry in waiting if now - entry.sent_at > self.redispatch_after_s]
         await self._again(silent, "overdue", "unanswered too long")
