@@ -25,7 +25,15 @@ asyncio.run(main())
 """
 
 
-def started(before: str = "") -> subprocess.Popen[str]:
+FROM_A_TERMINAL = """
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)
+"""
+"""The tests themselves may run in the background or under nohup, and what is ignored there is inherited."""
+
+
+def started(before: str = FROM_A_TERMINAL) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", before + COMMAND], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ
     )
