@@ -8,8 +8,10 @@ processes share counts once. All readings are in runs/soak-memory.csv.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+import math
 import shutil
 import signal
 import statistics
@@ -100,7 +102,11 @@ def judge(readings: list[tuple[float, str, float]], warm_s: float, console: Cons
 def main() -> None:
     """Run and judge."""
     console = Console(highlight=False, soft_wrap=True)
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+    parser = argparse.ArgumentParser(description="Is the memory of every process of a run flat?")
+    parser.add_argument("minutes", type=float, nargs="?", default=30.0, help="how long (default: %(default)s)")
+    minutes = parser.parse_args().minutes
+    if not 0 < minutes < math.inf:
+        parser.error(f"minutes: give a number above 0, not {minutes:g}")
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
     command = [sys.executable, "-m", "xopd", "up", "examples/tiny/demo.yaml", "--plain", *settings]
     shutil.rmtree(RUN, ignore_errors=True)  # steps of an earlier soak must not count
@@ -109,6 +115,8 @@ def main() -> None:
         run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)  # noqa: S603 (a fixed command)
     try:
         readings = watch(run, 60 * minutes, console)
+    except KeyboardInterrupt:
+        raise SystemExit("soak: interrupted; the run is stopped and kept in runs/soak") from None
     finally:
         run.send_signal(signal.SIGINT)
         run.wait(180)

@@ -213,7 +213,7 @@ def _suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     if not close:
         return f"; see docs/CONFIG.md{f' for those of `{prefix}`' if prefix else ''}"
-    return f"; did you mean `{close[0]}`"
+    return f" (did you mean `{close[0]}`?)"
 
 
 def _resolve_paths(plain: dict[str, Any], base: Path) -> None:
