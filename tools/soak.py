@@ -2,8 +2,8 @@
 
 Prints, for each process and its children (a pod's engine, say), its memory after a third of the time, when caches are
 full, and at the end, and the slope of a line through all readings after that third. Exit status 1 if one grew by more
-than a tenth and more than 50 MB, or the run ended before its time. Memory is Linux's proportional set size: what forked
-processes share counts once. All readings are in runs/soak-memory.csv.
+than a tenth and more than 50 MB or could not be judged, or the run ended before its time. Memory is Linux's
+proportional set size: what forked processes share counts once. All readings are in runs/soak-memory.csv.
 """
 
 from __future__ import annotations
@@ -82,21 +82,22 @@ def watch(run: subprocess.Popen[bytes], seconds: float, console: Console) -> lis
 
 
 def judge(readings: list[tuple[float, str, float]], warm_s: float, console: Console) -> list[str]:
-    """Print the table; the names of the processes that grew after `warm_s` seconds."""
+    """Print the table; the processes of which it cannot be said that they did not grow after `warm_s` seconds."""
     console.print(
         f"\n\n| process | at {WARM_SHARE:.0%}, MB | at the end, MB | slope, MB/h |\n| --- | --: | --: | --: |"
     )
-    grown = []
+    doubted = []
     for name in sorted({name for _, name, _ in readings}):
         warm = [(at, memory) for at, whose, memory in readings if whose == name and at >= warm_s]
-        if len(warm) < 2:  # it ended early, as a pod's helper at its start does
+        if len(warm) < 2:  # it ended, or the time is short
+            doubted.append(f"{name} (too few readings)")
             continue
         first, last = warm[0][1], statistics.median(memory for _, memory in warm[-5:])
         slope = statistics.linear_regression(*zip(*warm, strict=True)).slope * 3600
         console.print(f"| {name} | {first:.0f} | {last:.0f} | {slope:+.1f} |")
         if last - first > max(MOST_GROWTH * first, MOST_GROWTH_MB):
-            grown.append(name)
-    return grown
+            doubted.append(f"{name} (grew)")
+    return doubted
 
 
 def main() -> None:
@@ -122,11 +123,10 @@ def main() -> None:
         run.wait(180)
     with READINGS.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("seconds", "process", "MB"), *readings])
-    grown = judge(readings, WARM_SHARE * 60 * minutes, console)
-    console.print(
-        f"\n{trained_steps()} steps in {minutes:g} min; {'grew: ' + ', '.join(grown) if grown else 'memory is flat'}"
-    )
-    raise SystemExit(1 if grown else 0)
+    doubted = judge(readings, WARM_SHARE * 60 * minutes, console)
+    verdict = f"not flat: {', '.join(doubted)}" if doubted else "memory is flat"
+    console.print(f"\n{trained_steps()} steps in {minutes:g} min; {verdict}")
+    raise SystemExit(1 if doubted else 0)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 from packaging.version import Version
+from xopd_teacher.service import LogprobService
+
+from xopd.v1 import teacher_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = sorted((ROOT / "xopd" / "v1").glob("*_pb2*.py"))
@@ -52,3 +55,10 @@ def test_messages_accept_the_pinned_protobuf(path: Path) -> None:
     runtime = pinned("xopd", "protobuf")
     assert runtime.major == Version(guard[1]).major
     assert runtime >= Version(guard[1])
+
+
+def test_the_teacher_answers_every_method() -> None:
+    # Those that it does not define are inherited from generated code, where they raise NotImplementedError.
+    methods = [method.name for method in teacher_pb2.DESCRIPTOR.services_by_name["LogprobService"].methods]
+    assert methods
+    assert set(methods) <= vars(LogprobService).keys()

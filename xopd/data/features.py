@@ -20,7 +20,7 @@ from xopd.families.base import AudioEncoder
 
 
 class FeatureCache:
-    """Clips in, features out; what is not in memory or on disk is fetched, checked and encoded."""
+    """Clips in, features out; what is not in memory or on disk is fetched, checked and encoded. For one thread."""
 
     def __init__(
         self,
