@@ -19,6 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from xopd.config.schema import DataSettings
+from xopd.data.containers import extent_of, patched
 from xopd.data.places import PlaceError, Places, is_local
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
@@ -31,8 +32,6 @@ LOUDEST_PEAK = 16.0
 """A float file may pass full scale (1.0) by a little; beyond this its samples are in another unit."""
 MISSING_SECONDS = 0.1
 """A clip that decodes to this much less than its header says is cut short; compressed headers may be off by less."""
-UNKNOWN_SIZES = (0, 0xFFFFFFFF)
-"""What a WAV file written to a pipe has in the place of its size."""
 
 Reason = Literal["place", "missing", "size", "hash", "format", "length", "samples", "silent"]
 REASONS: tuple[Reason, ...] = ("place", "missing", "size", "hash", "format", "length", "samples", "silent")
@@ -120,8 +119,9 @@ def read_clip(uri: str, rules: AudioRules) -> bytes:
 
 def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) -> NDArray[np.float32]:
     """Decode the bytes of a clip; `uri` is named in errors. Returns and raises as `fetch_audio` does."""
+    extent = extent_of(io.BytesIO(data))
     try:
-        with soundfile.SoundFile(_Bytes(data)) as file:
+        with soundfile.SoundFile(_Bytes(patched(data, extent))) as file:
             header = AudioHeader(file.frames, file.samplerate, file.channels)
             check_header(header, uri, max_seconds)
             samples = file.read(header.frames, dtype="float32", always_2d=True)
@@ -130,7 +130,7 @@ def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) ->
             raise
         raise AudioError("format", uri, f"is not audio that can be decoded ({_first_line(error)})") from None
     missing = header.seconds - len(samples) / header.rate
-    if missing > MISSING_SECONDS or _container_is_cut(data):
+    if max(missing, extent.missing_seconds(header.seconds)) > MISSING_SECONDS:
         raise AudioError("format", uri, "is cut short: its header tells of more than there is")
     if not np.isfinite(samples).all():
         raise AudioError("samples", uri, "holds samples that are NaN or infinite")
@@ -158,7 +158,10 @@ def check_header(header: AudioHeader, uri: str, max_seconds: float) -> None:
 def read_header(path: Path) -> AudioHeader:
     """The header of a local file. Raises AudioError if it is no audio."""
     try:
-        with soundfile.SoundFile(path) as file:
+        with path.open("rb") as opened:
+            extent = extent_of(opened)
+        source = _Bytes(patched(path.read_bytes(), extent)) if extent.patches else path
+        with soundfile.SoundFile(source) as file:
             return AudioHeader(file.frames, file.samplerate, file.channels)
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
         raise AudioError("format", str(path), f"is not audio that can be decoded ({_first_line(error)})") from None
@@ -170,17 +173,8 @@ class _Bytes(io.BytesIO):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
             return super().seek(offset, whence)
-        except ValueError:
+        except (ValueError, OverflowError):
             return self.tell()
-
-
-def _container_is_cut(data: bytes) -> bool:
-    """Whether a WAV or AIFF file ends before its header says; libsndfile reads what is there without a word."""
-    orders: dict[bytes, Literal["little", "big"]] = {b"RIFF": "little", b"FORM": "big"}
-    if data[:4] not in orders:
-        return False
-    size = int.from_bytes(data[4:8], orders[data[:4]])
-    return size not in UNKNOWN_SIZES and size + 8 > len(data)
 
 
 def _first_line(error: BaseException) -> str:
