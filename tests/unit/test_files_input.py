@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
 
@@ -65,11 +66,92 @@ def loaded(folder, data: bytes):
         LINE.replace("audio/a.flac", "audio/\\u0000"),
         LINE.replace("audio/a.flac", "a" * 5000),
         LINE.replace("one plus one", "x" * MAX_LINE),
-        "3", "null", "[]", '"text"', "{}", '{"id": {}}', "\ufeff" + LINE,
+        "3", "null", "[]", '"text"', "{}", '{"id": {}}', LINE + "\ufeff", LINE + "\0", LINE + LINE,
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_item_is_one_sentence(folder, line) -> None:
     assert loaded(folder, line.encode()) is None
+
+
+def with_first(line: str, addition: str) -> str:
+    """The line with more members at the beginning of its object."""
+    return line.replace("{", "{" + addition + ", ", 1)
+
+
+@pytest.mark.parametrize(
+    ("line", "item", "key"),
+    [
+        (LINE.replace('"family"', '"split": "test", "family"'), "a", "split"),
+        (LINE.replace('"text": "one', '"text": "one plus one", "text": "one'), "a", "text"),  # the same twice
+        (with_first(LINE, '"id": "b"'), "b", "id"),
+        (LINE.replace('"seconds"', '"seconds": 2.0, "seconds"'), "a", "audio.seconds"),
+        (LINE.replace('"uri"', '"uri": "audio/b.flac", "uri"'), "a", "audio.uri"),
+        (with_first(LINE, '"audio": {}'), "a", "audio"),
+        (with_first(LINE, '"targets": {"foreign": "eins", "foreign": "zwei"}'), "a", "targets.foreign"),
+        (with_first(LINE, '"meta": {"from": [0, {"page": 1, "page": 2}]}'), "a", "meta.from.1.page"),
+        (with_first(LINE, '"meta": {"a\\nb": 1, "a\\nb": 2}'), "a", "meta.a?b"),
+        (with_first(LINE, '"meta": {"\\u0061": 1, "a": 2}'), "a", "meta.a"),  # two ways to write one key
+    ],
+)  # fmt: skip
+def test_a_key_that_stands_twice_is_named(folder, line, item, key) -> None:
+    path = folder / "items.jsonl"
+    path.write_text(LINE.replace('"a"', '"z"', 1) + "\n" + line)
+    with pytest.raises(UserError) as refused:
+        load_items(path)
+    assert str(refused.value) == f"{path}:2: item {item}: `{key}` stands twice; remove one of the two."
+
+
+@pytest.mark.parametrize("field", ["seconds", "sample_rate"])
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_a_truth_value_is_no_number(folder, field, value) -> None:
+    raw = json.loads(LINE)
+    raw["audio"][field] = json.loads(value)
+    path = folder / "items.jsonl"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(UserError, match=rf"items.jsonl:1: item a: `audio.{field}`: must be a number; correct the line"):
+        load_items(path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", "-1e400"])
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(folder, value) -> None:
+    for line in (LINE.replace("1.0", value), with_first(LINE, f'"meta": {{"gain": [{value}]}}')):
+        path = folder / "items.jsonl"
+        path.write_text(line)
+        with pytest.raises(UserError, match=r"items.jsonl:1: is not JSON that can be used .*(no number|too large)"):
+            load_items(path)
+
+
+TWO = (json.dumps({**GOOD, "text": "zwölf"}, ensure_ascii=False), json.dumps({**GOOD, "id": "b"}))
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8], ids=["plain", "marked"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["LF", "CRLF"])
+@pytest.mark.parametrize("between", ["", "\n", "  \n\t\n"])
+@pytest.mark.parametrize("last", ["", "\n", "\n\n"])
+def test_marks_line_ends_and_blank_lines_are_no_part_of_an_item(folder, mark, end, between, last) -> None:
+    text = (TWO[0] + "\n" + between + TWO[1] + last).replace("\n", end)
+    for second in (b"", mark):  # files put together keep their marks
+        data = mark + text.encode().replace(TWO[1].encode(), second + TWO[1].encode())
+        items = loaded(folder, data)
+        assert items is not None and [(item.id, item.text) for item in items] == [("a", "zwölf"), ("b", "one plus one")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_another_unicode_encoding_is_told_by_its_name(folder, encoding) -> None:
+    path = folder / "items.jsonl"
+    path.write_bytes("\n".join(TWO).encode(encoding))
+    name = encoding[:6].upper()
+    with pytest.raises(UserError) as refused:
+        load_items(path)
+    assert str(refused.value) == f"{path}: cannot be read: it is {name}; save it as UTF-8."
+
+
+def test_another_encoding_is_told_by_line_and_byte(folder) -> None:
+    path = folder / "items.jsonl"
+    path.write_bytes(TWO[1].encode() + b"\n" + TWO[0].encode("latin-1"))
+    with pytest.raises(UserError) as refused:
+        load_items(path)
+    assert str(refused.value) == f"{path}:2: cannot be read: it is not UTF-8 (byte 0xf6); save it as UTF-8."
 
 
 def test_a_manifest_in_one_line_is_not_read_into_memory(folder) -> None:

@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from xopd.config.section import first_message
 from xopd.data.places import PlaceError, Places, is_local
 from xopd.errors import UserError
+from xopd.jsonl import RepeatedKeyError, loads_strict
+from xopd.text_files import MARK, EncodingError, decoded, refuse_other_encodings
 from xopd.wire.limits import MAX_ITEM_ID_CHARACTERS, MAX_URI_CHARACTERS
 
 MAX_LINE = 2**20
@@ -28,6 +31,13 @@ class AudioFile(BaseModel):
     """Hash of the file's bytes."""
     seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     sample_rate: Annotated[int, Field(gt=0)]
+
+    @field_validator("seconds", "sample_rate", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("must be a number")
+        return value
 
 
 class Item(BaseModel):
@@ -104,9 +114,12 @@ def load_items(manifest: str | Path, places: Places | None = None) -> list[Item]
 
 def _parse(line: str, where: str) -> Item:
     try:
-        raw = json.loads(line)
+        raw = loads_strict(line)
         # Half of a surrogate pair is JSON, and no text: it could not be sent or shown.
         json.dumps(raw, ensure_ascii=False).encode()
+    except RepeatedKeyError as error:
+        name, key = _shown(_id_of(error.value)), _shown(error.key)
+        raise UserError(f"{where}: item {name}: `{key}` stands twice; remove one of the two.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: is not JSON ({error.msg}); write one item a line.") from None
     except (ValueError, RecursionError) as error:
@@ -116,25 +129,37 @@ def _parse(line: str, where: str) -> Item:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "item"
-        name = str(raw.get("id", "without id") if isinstance(raw, dict) else "without id")
-        # Both are the line's own words: shown in one line, and not at any length.
-        shown = ("".join(c if c.isprintable() else "?" for c in text[:80]) for text in (name, field))
-        raise UserError("{}: item {}: `{}`: {}; correct the line.".format(where, *shown, first["msg"])) from None
+        name, field = _shown(_id_of(raw)), _shown(field)
+        raise UserError(f"{where}: item {name}: `{field}`: {first_message(error)}; correct the line.") from None
+
+
+def _id_of(raw: Any) -> str:
+    return str(raw.get("id", "without id") if isinstance(raw, dict) else "without id")
+
+
+def _shown(text: str) -> str:
+    """The line's own words, in one line and not at any length."""
+    return "".join(c if c.isprintable() else "?" for c in text[:80])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
     try:
-        with path.open(encoding="utf-8") as file:
-            number = 0
-            while line := file.readline(MAX_LINE + 1):
+        with path.open("rb") as file:
+            refuse_other_encodings(file.peek(MARK)[:MARK])
+            # A character has at most four bytes; an ordinary line is read whole.
+            while data := file.readline(4 * MAX_LINE + 1):
                 number += 1
+                line = decoded(data)
                 if len(line) > MAX_LINE:
                     raise UserError(f"{path}:{number}: has more than {MAX_LINE:,} characters; write one item a line.")
                 if line.strip():
                     yield number, line
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such manifest; correct `data.manifest` or build the dataset.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except EncodingError as error:
+        raise UserError(f"{path}{f':{number}' if number else ''}: cannot be read: {error}.") from None
+    except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); correct `data.manifest`.") from None
 
 
