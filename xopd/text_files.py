@@ -26,7 +26,7 @@ def read_text(path: Path) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """The text of a file, or of one line: files that were joined have a byte order mark inside. Raises EncodingError."""
+    """The text of a file or of one line; joined files have a byte order mark inside. Raises EncodingError."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
