@@ -164,6 +164,109 @@ def test_a_file_that_is_none(tmp_path):
             read_comparison_file(tmp_path / name)
 
 
+COMPARISON = """\
+name: c
+run: run.yaml
+seeds: [0]
+reference: xopd
+entries: [{name: xopd, label: X}]
+"""
+
+
+def write_text(write, **values: str) -> Path:
+    """A comparison's file by hand, with some of its lines in other words."""
+    path: Path = write()
+    lines = [line for line in COMPARISON.splitlines() if line.partition(":")[0] not in values]
+    path.write_text("\n".join([*lines, *(f"{name}: {value}" for name, value in values.items()), ""]))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("written", "steps"), [("0100", 100), ("0o14", 12), ("0x1F", 31), ("1e3", 1000), ("'0100'", 100)]
+)
+def test_numbers_of_a_set_are_those_of_a_configuration(write, tmp_path, written, steps):
+    matrix = plan(write_text(write, set=f"{{run.steps: {written}}}"), tmp_path)
+    assert [cell.config.run.steps for cell in matrix.cells] == [steps]
+    assert matrix.shared.run.steps == steps
+
+
+@pytest.mark.parametrize("written", ["1:30", "1_000", "true", ".nan", ".inf", "1.5", "2024-01-01", "'a b'", "[1]"])
+def test_what_is_no_number_in_a_set_is_refused(write, tmp_path, written):
+    with pytest.raises(UserError, match=r"compare.yaml: .*`run.steps`: .*integer"):
+        plan(write_text(write, set=f"{{run.steps: {written}}}"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        *((text, text) for text in ("0100", "1:30", "yes", "2024-01-01", "1e5", "true", "😀", "é")),
+        ('"a: b #c"', "a: b #c"), ('"\\x85\\u2028\\x7f"', "\x85\u2028\x7f"), ("'0100'", "0100"), ("''", ""),
+    ],
+)  # fmt: skip
+def test_text_of_a_set_is_taken_as_it_is_written(write, tmp_path, written, text):
+    matrix = plan(write_text(write, set=f"{{data.dev_split: {written}, teacher.endpoints: [{written}]}}"), tmp_path)
+    assert matrix.cells[0].config.data.dev_split == text
+    assert matrix.cells[0].config.teacher.endpoints == [text]
+
+
+def test_the_files_own_texts_and_numbers(write):
+    entries = "[{name: 0100, label: 1e5, kind: yes, set: {objective.lambda: 0o1}}]"
+    file = read_comparison_file(write_text(write, name="0x1F", reference="0100", seeds="[010, 1e0]", entries=entries))
+    assert (file.name, file.reference, file.seeds) == ("0x1F", "0100", [10, 1])
+    assert (file.entries[0].name, file.entries[0].label, file.entries[0].kind) == ("0100", "1e5", "yes")
+    assert file.entries[0].set_ == {"objective.lambda": 1}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"set": "{1: x}"}, ":6: has `1` for a key"),
+        ({"set": "{run.steps: 1, run.steps: 2}"}, ":6: `set.run.steps` stands twice"),
+        ({"set": "&r {run.steps: *r}"}, ":6: holds a list or mapping that contains itself"),
+        ({"true": "x"}, ":6: has `true` for a key"),
+        ({"null": "x"}, ":6: has `null` for a key"),
+        ({"? [a]\n": "x"}, ":6: has a list or mapping for a key"),
+        ({"label": "\x07"}, ":6: holds the control character U+0007"),
+        ({"about": "[" * 100_000}, ":6: is nested more than 50 deep"),
+        ({"about": "x\n---\na: 1"}, ":7: is not valid YAML"),
+        ({"about": "!!binary aGk="}, ":6: holds the tag"),
+        ({"jobs": "true"}, ":6: `jobs`: must be an integer"),
+        ({"jobs": "1:30"}, ":6: `jobs`: must be an integer"),
+        ({"seeds": "[0, true]"}, ":5: `seeds`: must be an integer"),
+        ({"seeds": "[0, .nan]"}, ":5: `seeds`: must be an integer"),
+        ({"seeds": "[0,\n -1]"}, ":6: `seeds.1`: Input should be greater than or equal to 0"),
+        ({"jobs": "1_0"}, ":6: `jobs`: must be an integer"),
+        (
+            {"search": "{learning_rates: [1e-4, .inf], seed: 1, results: x}"},
+            ":6: `search.learning_rates.1`: Input should be a finite",
+        ),
+        (
+            {"search": "{learning_rates: [1e-4, true], seed: 1, results: x}"},
+            ":6: `search.learning_rates`: must be a number",
+        ),
+    ],
+)
+def test_mistakes_by_hand_name_their_line(write, values, words):
+    with pytest.raises(UserError) as caught:
+        read_comparison_file(write_text(write, **values))
+    assert f"compare.yaml{words}" in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("data", [b"", b"- a", b"x", b"5", b"# a"])
+def test_files_without_parts(tmp_path, data):
+    path = tmp_path / "compare.yaml"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"compare.yaml:1: must hold `name`"):
+        read_comparison_file(path)
+
+
+def test_a_file_with_a_mark_and_other_line_ends(write):
+    path = write()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_comparison_file(path).name == "c"
+
+
 def test_finished_runs_stay_and_other_settings_are_refused(write, tmp_path):
     path = write()
     matrix = plan(path, tmp_path / "runs")

@@ -6,28 +6,27 @@ to write instead.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
+from xopd.config.environment import ENV_PREFIX, given_by_variables
+from xopd.config.fields import is_text, known_fields, section_of
 from xopd.config.schema import Config
 from xopd.config.secrets import FILES, SECRETS, redact, refuse_secrets_in
 from xopd.config.section import first_message
+from xopd.config.suggest import suggestion
+from xopd.config.yaml12 import MAX_DEPTH, FieldPath, YamlError, in_one_line, read_yaml, read_yaml_file, write_yaml
 from xopd.errors import UserError
 
-ENV_PREFIX = "XOPD_"
-# Variables that are not settings: how a starter and its services find each other.
-PLUMBING = frozenset({"XOPD_ADDRESS_FILE"})
+__all__ = ["ENV_PREFIX", "dump_config", "known_fields", "load_config", "section_of"]
+
 # Settings that name a file: relative ones are taken from the configuration's own folder where they exist there.
 PATH_FIELDS = (("data", "manifest"), ("student", "path"), ("teacher", "path"), ("evals", "bounds"), *FILES)
-
-FieldPath = tuple[str, ...]
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -35,15 +34,18 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         path: YAML file.
-        overrides: `a.b=c` strings, values in YAML syntax; they win over everything else.
+        overrides: `a.b=c` strings, values in YAML syntax; they win over everything else, the later over the earlier.
 
     Raises:
         UserError: for an unreadable file, an unknown key, a wrong type or an impossible combination.
     """
     path = Path(path)
-    tree, lines = _read_yaml(path)
+    document = read_yaml_file(path, "configuration file", is_text)
+    tree = document.value
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}:1: must hold sections such as `data:` and `student:`; it holds none.")
     sets = _parse_overrides(overrides)
-    _refuse_unknown_variables(os.environ)
+    given = {**given_by_variables(os.environ), **dict.fromkeys(_paths_in(sets), "--set")}
 
     class Sourced(Config):
         @classmethod
@@ -62,7 +64,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     try:
         sourced = Sourced()
     except ValidationError as error:
-        raise UserError(_sentence(error, path, lines, sets)) from None
+        raise UserError(_sentence(error, path, document.lines, given)) from None
     except SettingsError as error:
         raise UserError(f"environment variables: {error}; sections and lists must be JSON there.") from None
     plain: dict[str, Any] = sourced.model_dump(by_alias=True)
@@ -78,142 +80,95 @@ def dump_config(config: Config) -> str:
     without: dict[str, set[str]] = {}
     for section, name in SECRETS:
         without.setdefault(section, set()).add(name)
-    return yaml.safe_dump(config.model_dump(by_alias=True, mode="json", exclude=without), sort_keys=False)
-
-
-def known_fields(model: type[BaseModel] = Config, prefix: FieldPath = ()) -> dict[FieldPath, Any]:
-    """Every setting: path of names (as written in YAML) to its pydantic FieldInfo, sections left out."""
-    fields: dict[FieldPath, Any] = {}
-    for name, info in model.model_fields.items():
-        here = (*prefix, info.alias or name)
-        section = section_of(info)
-        if section is None:
-            fields[here] = info
-        else:
-            fields.update(known_fields(section, here))
-    return fields
-
-
-def section_of(info: Any) -> type[BaseModel] | None:
-    """The section model of a FieldInfo, or None where it is a plain setting."""
-    for kind in (info.annotation, *get_args(info.annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
-
-
-def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[FieldPath, int]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such configuration file; give the path of a YAML file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the path of a YAML file.") from None
-    lines: dict[FieldPath, int] = {}
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _collect_lines(node, (), lines, path)
-        tree = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: is not valid YAML ({error.problem}); correct the line.") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}:1: must hold sections such as `data:` and `student:`; it holds none.")
-    return tree, lines
-
-
-def _collect_lines(node: Any, here: FieldPath, lines: dict[FieldPath, int], path: Path) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            field = (*here, str(key.value))
-            line = key.start_mark.line + 1
-            if field in lines:
-                raise UserError(
-                    f"{path}:{line}: `{'.'.join(field)}` stands here and on line {lines[field]}; remove one of them."
-                )
-            lines[field] = line
-            _collect_lines(value, field, lines, path)
+    return write_yaml(config.model_dump(by_alias=True, mode="json", exclude=without))
 
 
 def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for override in overrides:
         name, equals, text = override.partition("=")
-        keys = name.strip().split(".")
+        keys = tuple(name.strip().split("."))
+        shown = in_one_line(redact(override))
         refuse_secrets_in(name)
-        if not equals or not all(keys):
-            raise UserError(f"--set {redact(override)}: must have the form a.b=value, such as run.steps=100.")
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+            raise UserError(f"--set {shown}: must have the form a.b=value, such as run.steps=100.")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise UserError(f"--set {redact(override)}: the value is not valid YAML; quote it.") from None
+            document = read_yaml(text, lambda path, keys=keys: is_text((*keys, *path)))  # type: ignore[misc]
+        except YamlError as error:
+            raise UserError(f"--set {shown}: the value {error.problem}.") from None
+        if document.rest.startswith("#"):
+            raise UserError(f"--set {shown}: from the # on, the value would be a comment; quote the value.")
         branch = tree
         for key in keys[:-1]:
             branch = branch.setdefault(key, {})
             if not isinstance(branch, dict):
-                raise UserError(
-                    f"--set {redact(override)}: `{key}` was given a plain value by an earlier --set; drop one."
-                )
-        branch[keys[-1]] = value
+                raise UserError(f"--set {shown}: `{key}` was given a plain value by an earlier --set; drop one.")
+        _put(branch, keys[-1], document.value)
         refuse_secrets_in(name, tree)
     return tree
 
 
-def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    known = {ENV_PREFIX + "__".join(field).upper() for field in known_fields()}
-    known |= {ENV_PREFIX + name.upper() for name in Config.model_fields}
-    for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and name.upper() not in known and name not in PLUMBING:
-            raise UserError(f"environment variable {name}: there is no such setting{_suggest(name, known)}.")
+def _put(branch: dict[str, Any], key: str, value: Any) -> None:
+    """Set a value; what a section already has and `value` does not name stays."""
+    if isinstance(branch.get(key), dict) and isinstance(value, dict):
+        for inner, each in value.items():
+            _put(branch[key], inner, each)
+    else:
+        branch[key] = value
 
 
-def _sentence(
-    error: ValidationError,
-    path: Path,
-    lines: dict[FieldPath, int],
-    sets: dict[str, Any],
-) -> str:
+def _paths_in(tree: dict[str, Any], here: FieldPath = ()) -> list[FieldPath]:
+    paths = []
+    for key, value in tree.items():
+        paths.append((*here, key))
+        if isinstance(value, dict):
+            paths += _paths_in(value, (*here, key))
+    return paths
+
+
+def _sentence(error: ValidationError, path: Path, lines: dict[FieldPath, int], given: dict[FieldPath, str]) -> str:
     """The first mistake as one sentence; the others only counted."""
     mistakes = error.errors()
     first = mistakes[0]
-    loc = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
-    loc = tuple("lambda" if part == "lambda_" else part for part in loc)
-    field = ".".join(loc)
-    if first["type"] == "extra_forbidden":
+    full = tuple("lambda" if part == "lambda_" else str(part) for part in first["loc"])
+    loc = tuple(name for name, part in zip(full, first["loc"], strict=True) if not isinstance(part, int))
+    field = in_one_line(".".join(loc))
+    if first["type"] == "extra_forbidden" and tuple(loc[-1].split(".")) in known_fields():
+        what = f"`{field}` in one word is only for --set; write `{field.replace('.', ': {')}: …}}`"
+    elif first["type"] == "extra_forbidden":
         siblings = {f[len(loc) - 1] for f in known_fields() if f[: len(loc) - 1] == loc[:-1] and len(f) >= len(loc)}
-        what = f"`{field}` is not a setting{_suggest(loc[-1], siblings, '.'.join(loc[:-1]))}"
+        what = f"`{field}` is not a setting{suggestion(loc[-1], siblings, '.'.join(loc[:-1]))}"
     elif first["type"] == "missing":
         what = f"`{field}` is missing; write it, or give --set {field}=…"
+    elif first["type"] == "model_type":
+        what = f"`{field}` is a section: write its settings below it, or leave it out"
+    elif first["type"] == "string_type" and isinstance(first["input"], (int, float)):
+        what = f"`{field}` is text: put quotes around it"
     else:
         hidden = first["type"] == "value_error" or loc[:2] in SECRETS or loc == ("security",)
-        given = "" if hidden else f", not {redact(repr(first['input']))}"
+        shown = "" if hidden else f", not {_shown(first['input'])}"
         message = first_message(error)
-        what = f"`{field}`: {message}{given}" if field else message
+        what = f"`{field}`: {message}{shown}" if field else message
     more = f" ({len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-    return f"{_where(loc, path, lines, sets)}: {what}{more}."
+    return f"{_where(loc, full, path, lines, given)}: {what}{more}."
 
 
-def _where(loc: FieldPath, path: Path, lines: dict[FieldPath, int], sets: dict[str, Any]) -> str:
-    branch: Any = sets
-    for key in loc:
-        branch = branch.get(key) if isinstance(branch, dict) else None
-    if loc and branch is not None:
-        return f"--set {'.'.join(loc)}"
-    variable = ENV_PREFIX + "__".join(loc).upper()
-    if variable in os.environ:
-        return f"environment variable {variable}"
-    for length in range(len(loc), 0, -1):
-        if loc[:length] in lines:
-            return f"{path}:{lines[loc[:length]]}"
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "empty", True: "true", False: "false"}[value]
+    return in_one_line(redact(repr(value)))
+
+
+def _where(
+    loc: FieldPath, full: FieldPath, path: Path, lines: dict[FieldPath, int], given: dict[FieldPath, str]
+) -> str:
+    """Where a mistake stands: `loc` is its setting, `full` the element of it that is mistaken."""
+    if loc in given:
+        return f"--set {in_one_line('.'.join(loc))}" if given[loc] == "--set" else f"environment variable {given[loc]}"
+    for length in range(len(full), 0, -1):
+        if full[:length] in lines:
+            return f"{path}:{lines[full[:length]]}"
     return str(path)
-
-
-def _suggest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    if not close:
-        return f"; see docs/CONFIG.md{f' for those of `{prefix}`' if prefix else ''}"
-    return f" (did you mean `{close[0]}`?)"
 
 
 def _resolve_paths(plain: dict[str, Any], base: Path) -> None:

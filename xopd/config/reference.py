@@ -11,7 +11,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from xopd.config.load import ENV_PREFIX, section_of
+from xopd.config.environment import ENV_PREFIX
+from xopd.config.fields import section_of
 from xopd.config.schema import Config
 
 HEAD = """\
@@ -24,7 +25,13 @@ A setting can be given in three places; the later ones win:
 1. the YAML file: `run: {steps: 300}`;
 2. an environment variable, `XOPD_` and the path joined by two underscores: `XOPD_RUN__STEPS=300` (lists as JSON:
    `XOPD_TEACHER__ENDPOINTS='["teacher:50051"]'`);
-3. the command line: `--set run.steps=300`, which may be repeated; values in YAML syntax.
+3. the command line: `--set run.steps=300`, which may be repeated; values in YAML syntax. Of two `--set` of the same
+   setting the later one wins.
+
+YAML is read by the core rules of version 1.2: `0100` is 100, `0o14` is 12, `0x1F` is 31, `1e-5` is a number; `1:30`,
+`1_000`, dates, `yes` and `no` are text. A number is taken by the same rules from a variable; an integer may also be
+written as `1e3`. A setting that is text takes what is written: `run: {name: 0100}` names the run `0100`. A setting that
+is true or false takes `true` or `false`, and also `yes`, `no`, `on`, `off`, 1 and 0.
 
 Unknown keys, unknown `XOPD_` variables, duplicates, wrong types and impossible combinations are refused at start-up,
 in one sentence that names the place. Relative paths of `data.manifest`, `student.path`, `teacher.path`, `evals.bounds`
@@ -97,4 +104,4 @@ def _bounds(metadata: Any) -> str:
                 found[">"] = constraint.gt
             elif isinstance(constraint, annotated_types.Le):
                 found["≤"] = constraint.le
-    return "".join(f", {sign} {value:g}" for sign, value in found.items())
+    return "".join(f", {sign} {value if isinstance(value, int) else f'{value:g}'}" for sign, value in found.items())

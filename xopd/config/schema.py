@@ -27,7 +27,9 @@ class RunSettings(Section):
         "run", description="Name of the run; its files lie in DIRECTORY/NAME."
     )
     directory: str = Field("runs", description="Folder that holds all runs.")
-    seed: NonNegativeInt = Field(0, description="Seed of the data order and of every sampled trajectory.")
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = Field(
+        0, description="Seed of the data order and of every sampled trajectory."
+    )
     steps: PositiveInt = Field(300, description="Optimiser steps.")
     checkpoint_every: PositiveInt = Field(50, description="Steps between checkpoints.")
     keep_checkpoints: PositiveInt = Field(2, description="Newest checkpoints kept; older ones are removed.")

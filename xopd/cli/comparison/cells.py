@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from xopd.cli.comparison.matrix import Cell, Matrix
 from xopd.cli.rundir import RunFolder
 from xopd.config import dump_config
 from xopd.config.secrets import FILES
+from xopd.config.yaml12 import read_yaml, read_yaml_file
 from xopd.errors import UserError
 from xopd.files import write_whole
 
@@ -139,8 +138,9 @@ def _difference(progress: Progress) -> str | None:
     """The first setting in which an earlier life of the run differs, as `name: was a, is b`."""
     if not progress.folder.config.exists():
         return None
-    before = dict(_flat(yaml.safe_load(progress.folder.config.read_text(encoding="utf-8"))))
-    now = dict(_flat(yaml.safe_load(dump_config(progress.cell.config))))
+    earlier = read_yaml_file(progress.folder.config, "configuration of the run").value
+    before = dict(_flat(earlier if isinstance(earlier, dict) else {}))
+    now = dict(_flat(read_yaml(dump_config(progress.cell.config)).value))
     for name in sorted(before.keys() | now.keys()):
         if name.rpartition(".")[2] not in IGNORED and before.get(name) != now.get(name):
             return f"{name} was {before.get(name)}, is {now.get(name)}"

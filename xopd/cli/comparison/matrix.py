@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from xopd.config import Config, load_config
-from xopd.config.load import known_fields
-from xopd.config.section import first_message
+from xopd.config.fields import is_text, known_fields
+from xopd.config.section import Section, first_message
+from xopd.config.yaml12 import FieldPath, in_one_line, read_yaml_file, write_yaml
 from xopd.errors import UserError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -23,13 +23,7 @@ SHARED = ("run.", "data.", "student.", "sampling.", "evals.", "rollout.", "redis
 RATE = "optimiser.learning_rate"
 
 
-class Part(BaseModel):
-    """A part of the file; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-class Entry(Part):
+class Entry(Section):
     """One row of the tables: a method with its settings."""
 
     name: Name
@@ -45,7 +39,7 @@ class Entry(Part):
     set_: Settings = Field(default_factory=dict, alias="set")
 
 
-class Search(Part):
+class Search(Section):
     """How learning rates are chosen: the same candidates, seed and criterion for every entry."""
 
     learning_rates: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
@@ -55,7 +49,7 @@ class Search(Part):
     set_: Settings = Field(default_factory=dict, alias="set")
 
 
-class Quick(Part):
+class Quick(Section):
     """The short form: fewer entries, seeds and steps."""
 
     entries: list[Name]
@@ -63,7 +57,7 @@ class Quick(Part):
     set_: Settings = Field(default_factory=dict, alias="set")
 
 
-class ComparisonFile(Part):
+class ComparisonFile(Section):
     """The whole file."""
 
     name: Name
@@ -147,21 +141,18 @@ def read_comparison_file(path: Path) -> ComparisonFile:
     """Read the YAML.
 
     Raises:
-        UserError: naming the file and the field of the first mistake.
+        UserError: naming the file, the line and the field of the first mistake.
     """
+    document = read_yaml_file(path, "comparison", _is_text)
+    if not isinstance(document.value, dict):
+        raise UserError(f"{path}:1: must hold `name`, `run`, `seeds` and `entries`; it holds none of them.")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the path of a comparison's YAML file.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML ({str(error).splitlines()[0]}); correct it.") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: must hold `name`, `run`, `seeds` and `entries`; it holds none of them.")
-    try:
-        return ComparisonFile.model_validate(tree)
+        return ComparisonFile.model_validate(document.value)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UserError(f"{path}: {f'`{where}`: ' if where else ''}{first_message(error)}; correct it.") from None
+        full = tuple(str(part) for part in error.errors()[0]["loc"])
+        line = next((document.lines[full[:n]] for n in range(len(full), 0, -1) if full[:n] in document.lines), None)
+        field = f"`{in_one_line('.'.join(full))}`: " if full else ""
+        raise UserError(f"{path}{f':{line}' if line else ''}: {field}{first_message(error)}; correct it.") from None
 
 
 def plan_matrix(
@@ -274,9 +265,17 @@ def _load(
     for name in settings:
         if name not in known:
             raise UserError(f"{where}: `{name}` is not a setting; see docs/CONFIG.md.")
-    as_text = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-    last = [f"{name}={json.dumps(value)}" for name, value in own.items()]
+    as_text = [f"{name}={write_yaml(value)}" for name, value in settings.items()]
+    last = [f"{name}={write_yaml(value)}" for name, value in own.items()]
     try:
         return load_config(path.parent / file.run, [*as_text, *overrides, *last])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def _is_text(path: FieldPath) -> bool:
+    """Whether text belongs at a path of the file; below a `set`, at a path of the configuration."""
+    if "set" in path[:-1]:
+        at = path.index("set") + 1
+        return is_text((*path[at].split("."), *path[at + 1 :]))
+    return is_text(path, ComparisonFile)
