@@ -7,7 +7,7 @@ window trimmed to the longest clip of the batch (plus the convolutions' reach) g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncod
 
 from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
+from xopd.families.checkpoint_files import check_weight_files
 
 FROZEN_PREFIXES = ("audio_tower.", "multi_modal_projector.")
 # transformers' module names, and the hub's names for the same tensors.
@@ -32,6 +33,7 @@ TO_HUB = (
 )
 # Mel frames beyond a clip's end that its last valid output can see through the two convolutions.
 CONVOLUTION_REACH = 4
+HEAD = "language_model.lm_head.weight"
 
 
 class Qwen2AudioFamily:
@@ -83,8 +85,13 @@ class Qwen2AudioFamily:
         tower = Qwen2AudioEncoder(self.config.audio_config)
         adapter = Qwen2AudioMultiModalProjector(self.config)
         frozen = dict(self._frozen_tensors())
-        tower.load_state_dict(_under(frozen, "audio_tower."))
-        adapter.load_state_dict(_under(frozen, "multi_modal_projector."))
+        for prefix, module in zip(FROZEN_PREFIXES, (tower, adapter), strict=True):
+            own = _under(frozen, prefix)
+            self._check_loaded(
+                (prefix + name for name in module.state_dict() if name not in own),
+                (prefix + name for name, tensor in module.state_dict().items() if own[name].shape != tensor.shape),
+            )
+            module.load_state_dict(own, strict=False)
         digest = hashlib.sha256()
         for name in sorted(frozen):
             digest.update(name.encode())
@@ -95,12 +102,22 @@ class Qwen2AudioFamily:
 
     def load_policy(self, dtype: torch.dtype) -> nn.Module:
         """Load the whole model; tower and adapter do not require gradients."""
+        check_weight_files("student.path", Path(self.path))
+        policy: nn.Module
         try:
-            policy: nn.Module = Qwen2AudioForConditionalGeneration.from_pretrained(
-                self.path, dtype=dtype, use_safetensors=True, local_files_only=True
+            policy, about = Qwen2AudioForConditionalGeneration.from_pretrained(
+                self.path,
+                dtype=dtype,
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+                # Told below, by name.
+                ignore_mismatched_sizes=True,
             )
         except OSError as error:
             raise UserError(f"student.path {self.path}: cannot be loaded ({error}).") from None
+        # transformers would fill these with random numbers and go on.
+        self._check_loaded(map(_to_hub, about["missing_keys"]), (_to_hub(each[0]) for each in about["mismatched_keys"]))
         policy.eval()
         for name, parameter in policy.named_parameters():
             # safetensors maps the file into memory: written over in place, it would change the policy under us.
@@ -139,14 +156,29 @@ class Qwen2AudioFamily:
         return {"audio": (waveform, self.sample_rate)}
 
     def _frozen_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        files = sorted(Path(self.path).glob("*.safetensors"))
-        if not files:
-            raise UserError(f"student.path {self.path}: holds no safetensors file; give a checkpoint folder.")
-        for file in files:
+        check_weight_files("student.path", Path(self.path))
+        for file in sorted(Path(self.path).glob("*.safetensors")):
             with safe_open(file, framework="pt") as reader:
                 for name in reader.keys():  # noqa: SIM118 (a reader is no mapping)
                     if self.is_frozen(name):
                         yield name, reader.get_tensor(name)
+
+    def _check_loaded(self, missing: Iterable[str], mismatched: Iterable[str]) -> None:
+        """Refuse a checkpoint for the first tensor, by its hub name, that it lacks or has in another shape."""
+        lacking = min(missing, default=None)
+        if lacking == HEAD and self.config.get_text_config().tie_word_embeddings:
+            raise UserError(
+                f"student.path {self.path}: has no {HEAD}, since its head is tied to its embeddings; that is not"
+                " supported: save it with a head of its own and `tie_word_embeddings` false."
+            )
+        if lacking is not None:
+            raise UserError(f"student.path {self.path}: lacks the tensor {lacking}; copy the checkpoint again.")
+        other = min(mismatched, default=None)
+        if other is not None:
+            raise UserError(
+                f"student.path {self.path}: the tensor {other} has another shape than its config.json tells; copy the"
+                " checkpoint again."
+            )
 
 
 class FrozenAudio:

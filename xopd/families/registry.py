@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from xopd.errors import UserError
 from xopd.families.base import ModelFamily
+from xopd.families.checkpoint_files import read_checkpoint_config
 
 FAMILIES = ("qwen2_audio",)
 
@@ -17,13 +17,8 @@ def open_family(path: str, family: str = "auto") -> ModelFamily:
     Raises:
         UserError: if there is no checkpoint, or its family is not supported.
     """
+    model_type = str(read_checkpoint_config("student.path", Path(path))["model_type"])
     config = Path(path) / "config.json"
-    try:
-        model_type = str(json.loads(config.read_text(encoding="utf-8"))["model_type"])
-    except FileNotFoundError:
-        raise UserError(f"student.path {path}: holds no config.json; give a checkpoint folder.") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-        raise UserError(f"{config}: names no model_type; give a checkpoint folder in the hub's layout.") from None
     wanted = model_type if family == "auto" else family
     if wanted not in FAMILIES:
         raise UserError(f"student.path {path}: family {wanted!r} is not supported; supported: {', '.join(FAMILIES)}.")

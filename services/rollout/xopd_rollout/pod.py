@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis.asyncio as aioredis
@@ -20,6 +21,7 @@ from xopd.config.schema import Config
 from xopd.config.section import first_message
 from xopd.errors import UserError
 from xopd.families import ModelFamily
+from xopd.families.checkpoint_files import check_weight_files
 from xopd.security import Doors
 from xopd.service.addresses import http_url, reachable_host
 from xopd.service.folders import ensure_writable
@@ -167,6 +169,7 @@ class Pod:
         return open_audio_input(self.config, family, self.metrics)
 
     def _start_engine(self, family: ModelFamily) -> PolicyEngine:
+        check_weight_files("student.path", Path(self.config.student.path))
         import torch
 
         from xopd.weights.contents import TrainedTensors

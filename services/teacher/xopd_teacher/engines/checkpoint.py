@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from xopd.data.vocabulary import Vocabulary, vocabulary_of
 from xopd.errors import UserError
+from xopd.families.checkpoint_files import read_checkpoint_config
 
 
 def read_config(path: str) -> Any:
@@ -20,8 +21,7 @@ def read_config(path: str) -> Any:
     folder = Path(path)
     if not folder.is_dir():
         raise UserError(f"teacher.path {path}: there is no such folder; give a checkpoint's folder.")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"teacher.path {path}: holds no config.json; give a checkpoint's folder in the hub's layout.")
+    read_checkpoint_config("teacher.path", folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
     except Exception as error:

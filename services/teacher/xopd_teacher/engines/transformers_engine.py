@@ -15,6 +15,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
+from xopd.families.checkpoint_files import check_weight_files
 from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ResponseScore, ScoreItem
 from xopd_teacher.engines.checkpoint import first_line, read_config, read_vocabulary
 from xopd_teacher.engines.decoding import decode
@@ -66,6 +68,7 @@ class TransformersEngine:
             torch.set_num_threads(settings.threads)
         config, vocabulary = read_config(settings.path), read_vocabulary(settings.path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_weight_files("teacher.path", Path(settings.path))
         self.model = _load(settings).to(self.device).eval()
         self.decoder = self.model.base_model
         self.head = self.model.get_output_embeddings()

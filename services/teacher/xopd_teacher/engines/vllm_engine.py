@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
+from xopd.families.checkpoint_files import check_weight_files
 from xopd_teacher.engines.base import Batch, EngineInfo, Generated, GenerateItem, ResponseScore, ScoreItem
 from xopd_teacher.engines.checkpoint import first_line, read_config, read_vocabulary
 from xopd_teacher.engines.open import engine_version
@@ -37,6 +39,7 @@ class VllmEngine:
         config, vocabulary = read_config(settings.path), read_vocabulary(settings.path)
         logit_size = int(config.vocab_size)
         context = min(int(getattr(config, "max_position_embeddings", settings.token_budget)), settings.token_budget)
+        check_weight_files("teacher.path", Path(settings.path))
         # vLLM reads these when it is imported; in one process it starts in seconds, and dies with its service.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
