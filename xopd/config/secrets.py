@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import BeforeValidator, SecretStr
 
 from xopd.errors import UserError
+from xopd.text_files import EncodingError, read_text
 
 if TYPE_CHECKING:
     from xopd.config.schema import Config
@@ -88,9 +89,9 @@ def read_secret(setting: str, value: SecretStr | None, file: str | None) -> str 
     if file is None:
         return None if value is None else value.get_secret_value()
     try:
-        found = Path(file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        found = read_text(Path(file)).strip()
+    except (OSError, EncodingError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{setting}_file {file}: cannot be read ({reason}); correct the path or its rights.") from None
     if not found:
         raise UserError(f"{setting}_file {file}: is empty; write the secret into it.")

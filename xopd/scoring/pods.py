@@ -13,6 +13,7 @@ from xopd.scoring.channel import client_options
 from xopd.scoring.doors import open_channel
 from xopd.security import Doors
 from xopd.security.doors import ENDPOINT_FILE
+from xopd.text_files import EncodingError, read_text
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
@@ -51,9 +52,12 @@ class EndpointFile:
 
         Raises:
             OSError: if it cannot be read.
-            UserError: if a line is no host:port.
+            UserError: if a line is no host:port, or the file is not UTF-8.
         """
-        lines = [line.strip() for line in self.path.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = [line.strip() for line in read_text(self.path).splitlines()]
+        except EncodingError as error:
+            raise UserError(f"teacher.endpoints {self}: cannot be read: {error}.") from None
         return [parse_endpoint(line) for line in lines if line and not line.startswith("#")]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 from xopd.config import Config
-from xopd.errors import UserError
+from xopd.evals.bounds import CEILING
+from xopd.evals.bounds import read_bounds as read_all_bounds
 from xopd.evals.intervals import paired_bootstrap
 from xopd.ledger import Accounts
 from xopd.service.machine import describe_machine
@@ -70,13 +69,8 @@ def read_bounds(path: str | None) -> dict[str, Any]:
     Raises:
         UserError: if the file cannot be read.
     """
-    if path is None:
-        return {}
-    try:
-        bounds = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"evals.bounds {path}: cannot be read ({error}); correct or remove the setting.") from None
-    return {name: value for name, value in bounds.items() if name == "information_ceiling"}
+    bounds = {} if path is None else read_all_bounds(path)
+    return {name: value for name, value in bounds.items() if name == CEILING}
 
 
 def _paired(base: Evaluation, final: Evaluation, part: str) -> dict[str, object]:
