@@ -70,3 +70,25 @@ def test_a_loaded_policy_does_not_follow_its_file(tmp_path: Path) -> None:
         raw.write(b"\0" * (file.stat().st_size // 2))
     assert torch.equal(policy.lm_head.weight.detach(), before)
     assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
+
+
+SAMPLES = (1, 160, 320, 321, 480, 481, 1000, 16000, 16001, 16480, 23456, 479_840, 479_999, 480_000)
+
+
+def test_the_number_of_audio_tokens_is_known_before_a_clip_is_encoded(student: Path) -> None:
+    family = open_family(str(student))
+    encoder = family.load_audio_encoder(torch.float32)
+    rng = np.random.default_rng(0)
+    for samples in SAMPLES:
+        (features,) = encoder.encode([rng.normal(0, 0.1, samples).astype(np.float32)])
+        assert len(features) == family.audio_tokens(samples), samples
+    assert [family.audio_tokens(n) for n in (0, 320, 321, 480_000)] == [0, 0, 1, 750]
+
+
+def test_the_windows_end_is_what_the_tower_hears(student: Path) -> None:
+    family = open_family(str(student))
+    assert family.max_audio_samples == 30 * 16000
+    encoder = family.load_audio_encoder(torch.float32)
+    wave = np.random.default_rng(0).normal(0, 0.1, family.max_audio_samples).astype(np.float32)
+    whole, longer = encoder.encode([wave]), encoder.encode([np.concatenate([wave, wave])])
+    assert torch.equal(whole[0], longer[0])

@@ -45,13 +45,34 @@ class ModelFamily(Protocol):
     """The placeholder: one in a rendered speech prompt, repeated once an audio token before the model sees it."""
     stop_token_ids: tuple[int, ...]
     """End-of-turn tokens; the first is the one the template uses."""
+    max_audio_samples: int
+    """The audio tower's window (samples at `sample_rate`): what a clip holds beyond it would not be heard."""
 
     def render_text(self, text: str) -> list[int]:
-        """Token ids of the prompt that asks `text`, up to where the answer begins."""
+        """Token ids of the prompt that asks `text`, up to where the answer begins.
+
+        Raises:
+            UnusablePromptError: if the template or the tokenizer cannot write it.
+        """
         ...
 
     def render_speech(self, question: str) -> list[int]:
-        """Token ids of the prompt that holds one audio placeholder, then `question` (may be empty)."""
+        """Token ids of the prompt that holds one audio placeholder, then `question` (may be empty).
+
+        Raises as `render_text` does.
+        """
+        ...
+
+    def encode_response(self, text: str) -> list[int]:
+        """Token ids of a response given as text, with the end of turn that the template uses.
+
+        Raises:
+            PlainTextError: if the tokenizer cannot write it as text.
+        """
+        ...
+
+    def audio_tokens(self, samples: int) -> int:
+        """Tokens that a clip of so many samples takes in the place of its placeholder; 0 where it is too short."""
         ...
 
     def is_frozen(self, hub_name: str) -> bool:

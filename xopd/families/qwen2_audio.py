@@ -22,6 +22,7 @@ from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncod
 from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
+from xopd.prompts import ChatTemplate, TextEncoder
 
 FROZEN_PREFIXES = ("audio_tower.", "multi_modal_projector.")
 # transformers' module names, and the hub's names for the same tensors.
@@ -31,6 +32,7 @@ TO_HUB = (
     ("model.multi_modal_projector.", "multi_modal_projector."),
     ("lm_head.", "language_model.lm_head."),
 )
+CONVOLUTION_STRIDE = 2
 # Mel frames beyond a clip's end that its last valid output can see through the two convolutions.
 CONVOLUTION_REACH = 4
 HEAD = "language_model.lm_head.weight"
@@ -51,6 +53,18 @@ class Qwen2AudioFamily:
         self.sample_rate = int(self.processor.feature_extractor.sampling_rate)
         self.audio_token_id = int(self.tokenizer.convert_tokens_to_ids(self.processor.audio_token))
         self.stop_token_ids: tuple[int, ...] = (int(self.tokenizer.convert_tokens_to_ids("<|im_end|>")),)
+        extractor = self.processor.feature_extractor
+        self.hop = int(extractor.hop_length)
+        positions = int(self.config.audio_config.max_source_positions)
+        self.max_audio_samples = min(int(extractor.n_samples), CONVOLUTION_STRIDE * positions * self.hop)
+        self._encoder = TextEncoder(self.tokenizer)
+        self._chat = ChatTemplate(self._encoder, self._template)
+        placeholders = self.render_speech("").count(self.audio_token_id)
+        if placeholders != 1:
+            raise UserError(
+                f"student.path {path}: its chat template writes {placeholders} audio placeholders for one clip; one is"
+                " needed."
+            )
 
     def render_text(self, text: str) -> list[int]:
         """Token ids of the prompt that asks `text`."""
@@ -61,20 +75,23 @@ class Qwen2AudioFamily:
         content: list[dict[str, str]] = [{"type": "audio", "audio_url": ""}]
         if question:
             content.append({"type": "text", "text": question})
-        ids = self._render(content)
-        if ids.count(self.audio_token_id) != 1:
-            raise UserError(
-                f"student.path {self.path}: its chat template writes {ids.count(self.audio_token_id)} audio"
-                " placeholders for one clip; one is needed."
-            )
-        return ids
+        return self._render(content)
+
+    def encode_response(self, text: str) -> list[int]:
+        """Token ids of a response given as text, its end of turn included."""
+        return [*self._encoder.encode(text), self.stop_token_ids[0]]
+
+    def audio_tokens(self, samples: int) -> int:
+        """Tokens of a clip: mel frames, halved by the second convolution and once more by the pooling."""
+        frames = -(-samples // self.hop)
+        return ((frames - 1) // 2 + 1 - 2) // 2 + 1 if frames else 0
 
     def _render(self, content: list[dict[str, str]]) -> list[int]:
-        text = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self._chat.render([{"role": "user", "content": content}])
+
+    def _template(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        text: str = self.processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return text
 
     def is_frozen(self, hub_name: str) -> bool:
         """Whether the tensor belongs to the tower or the adapter."""

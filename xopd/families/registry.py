@@ -11,8 +11,8 @@ from xopd.families.checkpoint_files import read_checkpoint_config
 FAMILIES = ("qwen2_audio",)
 
 
-def open_family(path: str, family: str = "auto") -> ModelFamily:
-    """Open the student checkpoint at `path`, without its weights.
+def find_family(path: str, family: str = "auto") -> str:
+    """The family of the student checkpoint at `path`; needs no model library.
 
     Raises:
         UserError: if there is no checkpoint, or its family is not supported.
@@ -24,6 +24,25 @@ def open_family(path: str, family: str = "auto") -> ModelFamily:
         raise UserError(f"student.path {path}: family {wanted!r} is not supported; supported: {', '.join(FAMILIES)}.")
     if wanted != model_type:
         raise UserError(f"student.family is {wanted!r}, but {config} says {model_type!r}; correct one of them.")
+    return wanted
+
+
+def open_family(path: str, family: str = "auto") -> ModelFamily:
+    """Open the student checkpoint at `path`, without its weights.
+
+    Raises:
+        UserError: if there is no checkpoint, its family is not supported, or its files cannot be read.
+    """
+    find_family(path, family)
     from xopd.families.qwen2_audio import Qwen2AudioFamily
 
-    return Qwen2AudioFamily(path)
+    try:
+        return Qwen2AudioFamily(path)
+    except UserError:
+        raise
+    except Exception as error:  # each file of a checkpoint fails in its own library's way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"student.path {path}: its processor, tokenizer or configuration cannot be read ({reason}); copy the"
+            " checkpoint again."
+        ) from None
