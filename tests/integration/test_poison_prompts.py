@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import save
 
-from tests.clips import FAULTS, write_bad_clips
+from tests.clips import FAULTS, sha256_of, speechlike, write_bad_clips
 from tests.integration.rollout_pod import PodProcess, StudentWorld, TrainerEnd, make_clip
 from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
@@ -57,6 +58,14 @@ def refused(pod: PodProcess, reason: str) -> float:
     return metric(pod, f'xopd_rollout_refused_total{{reason="{reason}"}}')
 
 
+def write_clip(world: World, tokens: int) -> Path:
+    """A clip that takes so many audio tokens."""
+    samples = next(n for n in range(0, 480_000, 160) if world.family.audio_tokens(n) == tokens)
+    path = world.folder / f"tokens-{tokens}.flac"
+    soundfile.write(path, speechlike(samples / 16000, 16000), 16000)
+    return path
+
+
 async def letters(trainer: TrainerEnd) -> list[dict[str, Any]]:
     """The dead letters, oldest first."""
     entries: Any = await trainer.client.xrange(trainer.keys.dead)
@@ -73,6 +82,13 @@ async def test_all_poison_at_once(world: World, pod: PodProcess, trainer: Traine
         digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "0" * 64
         bad.append((_spoken(str(path), digest), words, "audio_" + FAULTS[name.split(".")[0]]))
     bad.append((_spoken(world.clip.uri), "SHA-256", "audio_hash"))
+    prompt = len(world.speech_prompt) - 1
+    for left, words in ((0, "leaves 0 of 256"), (1, "leaves 1 of 256"), (11, "leaves 11 of 256 .* for 12 new ones")):
+        path = write_clip(world, 256 - prompt - left)
+        bad.append((_spoken(str(path), sha256_of(path)), words, "prompt_length"))
+    short = world.folder / "short.flac"
+    soundfile.write(short, speechlike(0.02, 16000), 16000)
+    bad.append((_spoken(str(short), sha256_of(short)), "lasts 20.0 ms, which gives no audio token", "audio_length"))
     for uri, words in (
         ("/etc/passwd", "leads to /etc/passwd, outside of"),
         (f"{world.folder}/../../../../../etc/passwd", "leads to /etc/passwd, outside of"),
@@ -106,6 +122,8 @@ async def test_all_poison_at_once(world: World, pod: PodProcess, trainer: Traine
     bad.append((unknown, "unknown modality 9", "message"))
     good = [trainer.group(world.text_prompt) for _ in range(8)]
     good += [trainer.group(world.speech_prompt, world.clip, seeds=[1, 2]) for _ in range(8)]
+    fills = write_clip(world, 256 - prompt - 12)
+    good.append(_spoken(str(fills), sha256_of(fills)))
     newer = trainer.group(world.text_prompt)
     newer.protocol = PROTOCOL + 1
     large = trainer.group([2**20] * (limits.MAX_PROMPT_BYTES // 3 + 1))

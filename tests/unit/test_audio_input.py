@@ -6,6 +6,8 @@ import hashlib
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -248,3 +250,24 @@ def test_the_hash_is_that_of_the_bytes(tmp_path) -> None:
     with pytest.raises(AudioError, match="SHA-256") as refused:
         fetch_audio(str(path), hashlib.sha256(b"other").hexdigest(), 16000, rules(tmp_path))
     assert refused.value.reason == "hash"
+
+
+def test_an_mp3_is_read_wherever_it_comes_from(tmp_path) -> None:
+    """From memory libsndfile knows an MP3 only sometimes: it must not depend on what was opened before."""
+    sound = speechlike(1.0, 16000)
+    soundfile.write(tmp_path / "a.mp3", sound, 16000)
+    data = (tmp_path / "a.mp3").read_bytes()
+    (tmp_path / "no-suffix").write_bytes(data)
+    code = (
+        "import sys; from xopd.data.audio import decode_audio, read_header; from pathlib import Path;"
+        "path = Path(sys.argv[1]); samples = decode_audio(path.read_bytes(), 'a', 16000, 30.0);"
+        "print(len(samples), read_header(path).frames)"
+    )
+    for name in ("a.mp3", "no-suffix"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout.split() == ["16000", "16000"]
+    tagged = b"ID3\x04\x00\x00\x00\x00\x00\x0a" + b"\0" * 10 + data
+    np.testing.assert_allclose(decode_audio(tagged, "a", 16000, 30.0), decode_audio(data, "a", 16000, 30.0))
+    assert np.corrcoef(decode_audio(data, "a", 16000, 30.0), sound)[0, 1] > 0.9

@@ -39,3 +39,24 @@ def test_what_does_not_is_refused_by_name(tokens, spoken, asked, reason, words):
     with pytest.raises(BadPromptError, match=words) as caught:
         CHECK.check(tokens, spoken, asked)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(("prompt", "audio", "new"), [([1, AUDIO, 2], 14, 4), ([1, AUDIO, 2], 1, 17), ([AUDIO], 16, 4)])
+def test_a_clip_that_leaves_all_the_room_is_taken(prompt, audio, new):
+    CHECK.check_clip(prompt, audio, sampling(new))
+
+
+@pytest.mark.parametrize(
+    ("audio", "new", "words"),
+    [
+        (15, 4, "a prompt of 17 tokens, 15 of them its clip's, leaves 3 of 20 .* for 4 new ones"),
+        (17, 4, "leaves 1 of 20"),
+        (18, 4, "leaves 0 of 20"),
+        (750, 4, "leaves 0 of 20"),
+        (0, 4, "gives no audio token"),
+    ],
+)
+def test_a_clip_that_takes_an_answers_room_is_refused(audio, new, words):
+    with pytest.raises(BadPromptError, match=words) as caught:
+        CHECK.check_clip([1, AUDIO, 2], audio, sampling(new))
+    assert caught.value.reason == "length"

@@ -6,11 +6,16 @@ too long a clip. Then: what is cut short, holds NaN, or is silent. docs/INPUT.md
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import hashlib
 import io
-from dataclasses import dataclass
+import math
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import fsspec
 import numpy as np
@@ -22,6 +27,9 @@ from xopd.config.schema import DataSettings
 from xopd.data.containers import extent_of, patched
 from xopd.data.places import PlaceError, Places, is_local
 
+if TYPE_CHECKING:
+    from xopd.families import ModelFamily
+
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 """Sample rates that are resampled to the model's own (Hz); others tell of a broken header."""
 MOST_CHANNELS = 2
@@ -32,6 +40,8 @@ LOUDEST_PEAK = 16.0
 """A float file may pass full scale (1.0) by a little; beyond this its samples are in another unit."""
 MISSING_SECONDS = 0.1
 """A clip that decodes to this much less than its header says is cut short; compressed headers may be off by less."""
+ROUNDING_S = 1e-3
+"""What resampling may add to a clip that fills the window exactly, and that nobody would miss (seconds)."""
 
 Reason = Literal["place", "missing", "size", "hash", "format", "length", "samples", "silent"]
 REASONS: tuple[Reason, ...] = ("place", "missing", "size", "hash", "format", "length", "samples", "silent")
@@ -53,13 +63,41 @@ class AudioRules:
     places: Places
     max_seconds: float
     max_bytes: int
+    shortest_s: float = 0.0
+    """A shorter clip gives the student no audio token (seconds)."""
+    window_s: float = math.inf
+    """What lies beyond it, the student would not hear (seconds)."""
 
     @classmethod
-    def of(cls, settings: DataSettings) -> AudioRules:
-        """The rules that a configuration sets; without roots of its own, clips lie below the manifest's folder."""
+    def of(cls, settings: DataSettings, family: ModelFamily | None = None) -> AudioRules:
+        """The rules that a configuration sets, and what the student's audio tower can take.
+
+        Without roots of its own, clips lie below the manifest's folder.
+        """
         roots = settings.audio_roots or [str(Path(settings.manifest).parent.resolve())]
         places = Places.below(roots, settings.uri_schemes)
-        return cls(places, settings.max_audio_seconds, settings.max_audio_bytes)
+        rules = cls(places, settings.max_audio_seconds, settings.max_audio_bytes)
+        if family is None:
+            return rules
+        rate = family.sample_rate
+        least = bisect.bisect_left(range(rate), 1, key=family.audio_tokens)
+        return replace(rules, shortest_s=least / rate, window_s=family.max_audio_samples / rate)
+
+    def check_heard(self, seconds: float, uri: str) -> None:
+        """Refuse a clip of a length that the student would not hear, or not hear to its end. Raises AudioError."""
+        if seconds < self.shortest_s:
+            raise AudioError(
+                "length",
+                uri,
+                f"lasts {1000 * seconds:.1f} ms, which gives no audio token; {1000 * self.shortest_s:.1f} ms do",
+            )
+        if seconds > self.window_s + ROUNDING_S:
+            raise AudioError(
+                "length",
+                uri,
+                f"lasts {seconds:.1f} s; the student's audio tower hears {self.window_s:g} s, and would miss the rest"
+                " (whatever data.max_audio_seconds says)",
+            )
 
 
 @dataclass(frozen=True)
@@ -95,7 +133,9 @@ def fetch_audio(uri: str, sha256: str, sample_rate: int, rules: AudioRules) -> N
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise AudioError("hash", uri, f"has SHA-256 {found[:12]}…, its item says {sha256[:12]}…")
-    return decode_audio(data, uri, sample_rate, rules.max_seconds)
+    samples = decode_audio(data, uri, sample_rate, rules.max_seconds)
+    rules.check_heard(len(samples) / sample_rate, uri)
+    return samples
 
 
 def read_clip(uri: str, rules: AudioRules) -> bytes:
@@ -121,7 +161,7 @@ def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) ->
     """Decode the bytes of a clip; `uri` is named in errors. Returns and raises as `fetch_audio` does."""
     extent = extent_of(io.BytesIO(data))
     try:
-        with soundfile.SoundFile(_Bytes(patched(data, extent))) as file:
+        with _opened(patched(data, extent)) as file:
             header = AudioHeader(file.frames, file.samplerate, file.channels)
             check_header(header, uri, max_seconds)
             samples = file.read(header.frames, dtype="float32", always_2d=True)
@@ -160,11 +200,33 @@ def read_header(path: Path) -> AudioHeader:
     try:
         with path.open("rb") as opened:
             extent = extent_of(opened)
-        source = _Bytes(patched(path.read_bytes(), extent)) if extent.patches else path
-        with soundfile.SoundFile(source) as file:
+            opened.seek(0)
+            as_it_is = not extent.patches and not _is_mpeg(opened.read(3))
+        source = soundfile.SoundFile(path) if as_it_is else _opened(patched(path.read_bytes(), extent))
+        with source as file:
             return AudioHeader(file.frames, file.samplerate, file.channels)
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
         raise AudioError("format", str(path), f"is not audio that can be decoded ({_first_line(error)})") from None
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[soundfile.SoundFile]:
+    """The bytes of a file, opened by libsndfile."""
+    if not _is_mpeg(data[:3]):
+        with soundfile.SoundFile(_Bytes(data)) as file:
+            yield file
+        return
+    # Without a name that ends so, libsndfile 1.2 opens one MP3 file and refuses the next with a reason that is none.
+    with tempfile.NamedTemporaryFile(suffix=".mp3") as named:
+        named.write(data)
+        named.flush()
+        with soundfile.SoundFile(named.name) as file:
+            yield file
+
+
+def _is_mpeg(head: bytes) -> bool:
+    """Whether a file begins like MP3: with an ID3 tag, or with a frame's eleven set bits."""
+    return head.startswith(b"ID3") or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)
 
 
 class _Bytes(io.BytesIO):

@@ -84,6 +84,8 @@ class FeatureCache:
         try:
             # Not memory-mapped: a file that is removed on a shared disk would take its pages away.
             features: Tensor = load(path.read_bytes())["features"]
+            if not len(features):
+                return None
         except (SafetensorError, OSError, KeyError):
             # A torn file, such as after a full disk: it is encoded again and replaced.
             return None

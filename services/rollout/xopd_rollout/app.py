@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from xopd.config.schema import Config
 from xopd.data.audio import AudioError
 from xopd.families import ModelFamily
+from xopd.prompts import UnusablePromptError
 from xopd.service.http import ReadyCheck, make_app
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire.limits import MAX_RESPONSE_TOKENS
@@ -96,12 +97,11 @@ def make_rollout_app(
             stop_token_ids=family.stop_token_ids,
         )
         try:
-            prompt = await _prompt(request, sampler, family)
-            sampler.prompts.check(prompt.token_ids, prompt.audio is not None, sampling)
+            prompt = await _prompt(request, sampler, family, sampling)
             seeds = range(request.seed, request.seed + request.n)
             async with sampler.updater.at_any_version():
                 trajectories = await sampler.engine.generate(prompt, seeds, sampling)
-        except (AudioError, BadPromptError) as error:
+        except (AudioError, BadPromptError, UnusablePromptError) as error:
             raise HTTPException(422, str(error)) from None
         return GenerateResponse(
             prompt_token_ids=list(prompt.token_ids),
@@ -120,10 +120,16 @@ def make_rollout_app(
     return app
 
 
-async def _prompt(request: GenerateRequest, sampler: GroupSampler, family: ModelFamily) -> Prompt:
+async def _prompt(
+    request: GenerateRequest, sampler: GroupSampler, family: ModelFamily, sampling: pb.Sampling
+) -> Prompt:
     if request.audio is not None:
         clip = pb.AudioRef(uri=request.audio.uri, sha256=request.audio.sha256)
-        return Prompt(family.render_speech(request.question), await sampler.audio.get(clip), clip.sha256)
-    if request.text is not None:
-        return Prompt(family.render_text(request.text))
-    return Prompt(request.token_ids or [])
+        token_ids = family.render_speech(request.question)
+        sampler.prompts.check(token_ids, True, sampling)
+        prepared = await sampler.audio.get(clip)
+        sampler.prompts.check_clip(token_ids, prepared.tokens, sampling)
+        return Prompt(token_ids, prepared.data, clip.sha256)
+    token_ids = request.token_ids or [] if request.text is None else family.render_text(request.text)
+    sampler.prompts.check(token_ids, False, sampling)
+    return Prompt(token_ids)

@@ -6,6 +6,7 @@ Clips that arrive together are encoded together, in a thread, so that the event 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,10 +24,20 @@ MAX_BATCH = 64
 """Most clips encoded at a time: bounds the memory of one pass through the tower."""
 
 
-class AudioInput(Protocol):
-    """Turns a reference into vLLM's `multi_modal_data`."""
+@dataclass(frozen=True)
+class PreparedClip:
+    """A clip as the engine takes it."""
 
-    async def get(self, audio: pb.AudioRef) -> dict[str, Any]:
+    data: dict[str, Any]
+    """vLLM's `multi_modal_data`."""
+    tokens: int
+    """Audio tokens that it takes in the prompt."""
+
+
+class AudioInput(Protocol):
+    """Turns a reference into what the engine takes."""
+
+    async def get(self, audio: pb.AudioRef) -> PreparedClip:
         """One clip. Raises AudioError if it cannot be used."""
         ...
 
@@ -37,7 +48,7 @@ class AudioInput(Protocol):
 
 def open_audio_input(config: Config, family: ModelFamily, metrics: RolloutMetrics) -> AudioInput:
     """The way in that `student.audio_input` names. Loads the frozen tower for `features`: takes a second."""
-    rules = AudioRules.of(config.data)
+    rules = AudioRules.of(config.data, family)
     if config.student.audio_input == "waveform":
         return WaveformInput(family, rules, metrics)
     encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
@@ -61,11 +72,11 @@ class WaveformInput:
         self.rules = rules
         self.metrics = metrics
 
-    async def get(self, audio: pb.AudioRef) -> dict[str, Any]:
+    async def get(self, audio: pb.AudioRef) -> PreparedClip:
         """Waveform of one clip."""
         with self.metrics.audio_seconds.time():
             wave = await asyncio.to_thread(fetch_audio, audio.uri, audio.sha256, self.family.sample_rate, self.rules)
-        return self.family.vllm_audio(None, wave)
+        return PreparedClip(self.family.vllm_audio(None, wave), self.family.audio_tokens(len(wave)))
 
     async def close(self) -> None:
         """Nothing runs in the background."""
@@ -83,13 +94,14 @@ class FeatureInput:
         self._task: asyncio.Task[None] | None = None
         self._compute = ComputeThread()
 
-    async def get(self, audio: pb.AudioRef) -> dict[str, Any]:
+    async def get(self, audio: pb.AudioRef) -> PreparedClip:
         """Features of one clip."""
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve())
         future: asyncio.Future[torch.Tensor] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((audio, future))
-        return self.family.vllm_audio(await future, None)
+        features = await future
+        return PreparedClip(self.family.vllm_audio(features, None), len(features))
 
     async def close(self) -> None:
         """End the background task."""

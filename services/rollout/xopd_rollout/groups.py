@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
@@ -22,7 +22,7 @@ from xopd_rollout.prompt_check import PromptCheck
 from xopd_rollout.updater import PolicyUnavailableError, PolicyUpdater
 
 if TYPE_CHECKING:
-    from xopd_rollout.audio import AudioInput
+    from xopd_rollout.audio import AudioInput, PreparedClip
 
 log = structlog.get_logger(__name__)
 
@@ -104,7 +104,11 @@ class GroupSampler:
                 with child_span(self.tracer, "wait for policy", {"xopd.policy_version": wanted[1]}):
                     await turn.enter_async_context(self.updater.at_version(*wanted))
                 async with asyncio.timeout(self.timeout_s):
-                    prompt = Prompt(group.prompt_token_ids, await clip if clip else None, group.audio.sha256)
+                    prompt = Prompt(group.prompt_token_ids)
+                    if clip is not None:
+                        prepared = await clip
+                        self.prompts.check_clip(group.prompt_token_ids, prepared.tokens, group.sampling)
+                        prompt = Prompt(group.prompt_token_ids, prepared.data, group.audio.sha256)
                     with self.clock.counting("busy"), child_span(self.tracer, "generate"):
                         trajectories = await self.engine.generate(prompt, group.seeds, group.sampling)
             self.overdue = False
@@ -113,7 +117,7 @@ class GroupSampler:
             if clip is not None:
                 clip.cancel()
 
-    async def _clip(self, audio: pb.AudioRef) -> dict[str, Any]:
+    async def _clip(self, audio: pb.AudioRef) -> PreparedClip:
         with child_span(self.tracer, "fetch audio"):
             return await self.audio.get(audio)
 

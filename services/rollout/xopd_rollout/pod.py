@@ -28,6 +28,7 @@ from xopd.service.folders import ensure_writable
 from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import DeadLetters, Keys, connect
+from xopd.streams.eviction import refuse_eviction
 from xopd.tracing import tracing
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import store_uri
@@ -80,6 +81,7 @@ class Pod:
             announce_addresses(http=f"{host}:{port}", scheme=self.doors.scheme)
             self.client = await connect(self.config.redis)
             try:
+                await refuse_eviction(self.client, self.config.redis)
                 family = await asyncio.to_thread(self._open_family)
                 await check_run(self.client, self.keys, family, self.metrics)
                 engine = await self._started_engine(family, stop)
