@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import structlog
 import torch
 from transformers import AutoTokenizer
 
@@ -14,6 +15,7 @@ from xopd.config import Config
 from xopd.data import load_items
 from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
+from xopd.data.splits import check_splits, split_warnings
 from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError
 from xopd.families import open_family
@@ -22,12 +24,16 @@ from xopd.scoring import TeacherClient
 from xopd.security import Doors
 from xopd.service.folders import ensure_writable
 from xopd.streams import Keys, connect
+from xopd.streams.ceiling import redis_ceiling
+from xopd.streams.eviction import refuse_eviction
 from xopd.tracing import tracing
 from xopd_trainer.learner import Learner
 from xopd_trainer.lease import TrainerLease, locked_folder
 from xopd_trainer.methods import make_method
 from xopd_trainer.summary import read_bounds
 from xopd_trainer.trainer import Trainer
+
+log = structlog.get_logger(__name__)
 
 
 def ensure_folders(config: Config) -> None:
@@ -63,8 +69,10 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
         torch.use_deterministic_algorithms(True)
     if config.trainer.threads:
         torch.set_num_threads(config.trainer.threads)
-    rules = AudioRules.of(config.data)
-    items = load_items(config.data.manifest, rules.places)
+    items = load_items(config.data.manifest, AudioRules.of(config.data).places)
+    check_splits(config, items)
+    for warning in split_warnings(config, items):
+        log.warning("splits", warning=warning)
     read_bounds(config.evals.bounds)
     family = open_family(config.student.path, config.student.family)
     try:
@@ -82,19 +90,22 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
     run_id = f"{config.run.name}-{uuid.uuid4().hex[:12]}"
     lease = TrainerLease(client, Keys(config.redis.prefix), run_id, config.redis.lease_s)
     try:
+        await refuse_eviction(client, config.redis, redis_ceiling(config).bytes)
         # Now, before anything costs time; loading may take longer than a lease, so the run takes it once more.
         await lease.acquire(ledger.run_ids)
         async with (
             tracing(config, "trainer") as tracer,
             TeacherClient.from_settings(config.teacher, tracer, doors) as teacher,
         ):
-            await teacher.verify(family.vocabulary)
+            await teacher.verify(
+                family.vocabulary, 1 + max(config.sampling.max_new_tokens, config.evals.max_new_tokens)
+            )
             encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
             features = FeatureCache(
                 config.student.feature_cache,
                 encoder,
                 family.sample_rate,
-                rules,
+                AudioRules.of(config.data, family),
                 config.student.features_in_memory_gb,
                 one_by_one=config.run.deterministic,
             )

@@ -1,15 +1,18 @@
-"""Which items a step trains on: a seeded shuffle for each pass over the data, cut into batches."""
+"""Which items a step trains on: a seeded shuffle for each pass over the data, the passes cut into batches end to end.
+
+The order is a function of the seed and of the items' ids, not of their order in the manifest. A batch may begin with
+the last items of a pass and end with the first of the next one; every pass holds each item once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from xopd.data import Item
-from xopd.errors import UserError
+from xopd.data.splits import assert_enough_items
 
 
 class DataOrder:
@@ -21,23 +24,44 @@ class DataOrder:
         Raises:
             UserError: if there are fewer items than one batch needs.
         """
-        if len(items) < batch:
-            raise UserError(
-                f"data.train_split has {len(items)} tasks, trainer.batch_prompts wants {batch} a step:"
-                " add items or lower it."
-            )
-        self.items = list(items)
+        assert_enough_items(len(items), batch)
+        self.items = sorted(items, key=lambda item: item.id)
         self.batch = batch
         self.seed = seed
-        # Steps come in order, so the newest pass is the one that is asked for again.
-        self._order_of = lru_cache(maxsize=1)(self._shuffle)
+        self._newest: tuple[int, NDArray[np.int64]] = (0, self._shuffled(0))
+        """The newest pass that was asked for, and its order: each depends on the one before it."""
 
     def items_of(self, step: int) -> list[Item]:
         """Items of step `step` (counted from 1); no item twice in one step."""
-        per_pass = len(self.items) // self.batch
-        passes, index = divmod(step - 1, per_pass)
-        order = self._order_of(passes)
-        return [self.items[i] for i in order[index * self.batch : (index + 1) * self.batch]]
+        found: list[Item] = []
+        position = (step - 1) * self.batch
+        while len(found) < self.batch:
+            passes, start = divmod(position, len(self.items))
+            taken = self._order_of(passes)[start : start + self.batch - len(found)]
+            found += [self.items[i] for i in taken]
+            position += len(taken)
+        return found
 
-    def _shuffle(self, passes: int) -> NDArray[np.int64]:
+    def _order_of(self, passes: int) -> NDArray[np.int64]:
+        known, order = self._newest
+        if passes < known:
+            known, order = 0, self._shuffled(0)
+        while known < passes:
+            known += 1
+            order = self._after(known, order)
+        self._newest = known, order
+        return order
+
+    def _after(self, passes: int, before: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The order of a pass whose first batch begins with the last items of `before`: those come again later."""
+        order = self._shuffled(passes)
+        left_over = passes * len(self.items) % self.batch
+        if left_over:
+            room = self.batch - left_over
+            waits = np.isin(order, before[-left_over:])
+            first = order[~waits][:room]
+            order = np.concatenate([first, order[~np.isin(order, first)]])
+        return order
+
+    def _shuffled(self, passes: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, passes]).permutation(len(self.items))

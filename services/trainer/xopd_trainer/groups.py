@@ -6,9 +6,9 @@ import hashlib
 
 from xopd.config import Config
 from xopd.data import Item
+from xopd.prompts.conditionings import Conditionings
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES, PROTOCOL
-from xopd_trainer.conditionings import Conditionings
 
 
 class GroupWriter:
@@ -44,12 +44,13 @@ class GroupWriter:
     def _sampled(
         self, group_id: str, step: int, item: Item, modality: pb.Modality, version: int, purpose: pb.Purpose
     ) -> pb.PromptGroup:
-        # Responses to speech are read after the text prompt as well, for the modality gap: both must fit.
-        self.conditionings.student(item, pb.MODALITY_TEXT)
+        max_new_tokens = self.config.sampling.max_new_tokens
+        # Responses to speech are read after the text prompt as well, for the modality gap: both must fit. What the
+        # teacher cannot be asked need not be sampled.
+        self.conditionings.student(item, pb.MODALITY_TEXT, max_new_tokens)
+        self.conditionings.teacher(item)
         seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
-        sampling = pb.Sampling(
-            temperature=self.config.sampling.temperature, max_new_tokens=self.config.sampling.max_new_tokens
-        )
+        sampling = pb.Sampling(temperature=self.config.sampling.temperature, max_new_tokens=max_new_tokens)
         return self._group(group_id, step, item, modality, version, seeds, sampling, purpose)
 
     def _group(
@@ -72,7 +73,7 @@ class GroupWriter:
             modality=modality,
             purpose=purpose,
             step=step,
-            prompt_token_ids=self.conditionings.student(item, modality),
+            prompt_token_ids=self.conditionings.student(item, modality, sampling.max_new_tokens),
             seeds=seeds,
             sampling=sampling,
             min_policy_version=version,

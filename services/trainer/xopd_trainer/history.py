@@ -91,6 +91,11 @@ class History:
             self.files.event(0, "resumed", "from the base: there is no checkpoint yet")
             return 0
         self._assert_of_this_history(checkpoint)
+        if checkpoint.state.get("frozen", self.learner.frozen_digest) != self.learner.frozen_digest:
+            raise UserError(
+                f"student.path {self.config.student.path}: its audio tower or adapter is not the one that"
+                f" {self.files.folder} was trained with; give that checkpoint, or begin the run anew."
+            )
         self.ledger.begin_life(run_id, checkpoint.step)
         self.family.load_hub_state(self.learner.policy, checkpoint.model)
         load_optimiser_tensors(self.learner.optimiser, self.learner.trained, checkpoint.optimiser)
@@ -141,6 +146,7 @@ class History:
             "wall_s": self.wall_s,
             "seconds": self.status.seconds,
             "run": self.config.run.name,
+            "frozen": self.learner.frozen_digest,
         }
         await self.compute.run(self._save, step, state)
         self.checkpointed_step, self.due = step, False

@@ -83,7 +83,8 @@ class Learner:
         self.trained: dict[str, nn.Parameter] = {hub[id(p)]: p for p in self.policy.parameters() if p.requires_grad}
         """Trained parameters by hub name."""
         self.optimiser = make_optimiser(config.optimiser, self.trained)
-        self._frozen_digest = self._digest_of_frozen()
+        self.frozen_digest = self._digest_of_frozen()
+        """SHA-256 over the frozen tensors, as they were loaded."""
 
     def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
         """Take optimiser step `step` (counted from 1) on the scored groups of one batch.
@@ -154,7 +155,7 @@ class Learner:
         Raises:
             FrozenPartChangedError: if they are not.
         """
-        if self._digest_of_frozen() != self._frozen_digest:
+        if self._digest_of_frozen() != self.frozen_digest:
             raise FrozenPartChangedError("the audio tower or the adapter changed while training")
 
     def _policy_at(self, groups: Sequence[ScoredGroup], responses: ResponseTensors) -> PolicyOutput:

@@ -45,7 +45,10 @@ class TrainerMetrics:
         self.kl = Gauge("xopd_trainer_kl_nats", "Reverse KL to the teacher, per token", modality, registry=r)
         self.ratio = Gauge("xopd_trainer_importance_ratio_mean", "Mean importance ratio", modality, registry=r)
         self.ratio_max = Gauge("xopd_trainer_importance_ratio_max", "Largest importance ratio", modality, registry=r)
-        self.clipped = Gauge("xopd_trainer_clipped_share", "Share of tokens clamped or truncated", modality, registry=r)
+        self.clipped = Gauge(
+            "xopd_trainer_clipped_share", "Share of tokens clamped or truncated; of the policy's mass with kl_estimator"
+            " top_k or full", modality, registry=r,
+        )  # fmt: skip
         self.entropy = Gauge("xopd_trainer_entropy_nats", "Entropy of the policy, per token", modality, registry=r)
         self.length = Gauge("xopd_trainer_response_tokens_mean", "Mean response length", modality, registry=r)
         self.truncated = Gauge(

@@ -15,11 +15,11 @@ from typing import Any
 import structlog
 
 from xopd.data import Item
+from xopd.prompts import UnusablePromptError
 from xopd.scoring import UnscorableError
 from xopd.service.compute_thread import ComputeThread
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
-from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner
@@ -57,7 +57,7 @@ class Prober:
         """
         groups = []
         for item, modality in itertools.product(items, MODALITY_NAMES):
-            with contextlib.suppress(PromptTooLongError):  # the evaluation of the same item has told of it
+            with contextlib.suppress(UnusablePromptError):  # the evaluation of the same item has told of it
                 groups.append((item, self.writer.probe(version, item, modality)))
         futures = await self.dispatcher.submit([group for _, group in groups])
 
@@ -65,7 +65,7 @@ class Prober:
             try:
                 answer = await futures[group.group_id]
                 return await self.scorer.sampled(item, group, answer, version, self.top_k)
-            except (GroupFailedError, UnscorableError) as error:
+            except (GroupFailedError, UnscorableError, UnusablePromptError) as error:
                 log.warning("not probed", group=group.group_id, reason=str(error))
                 return None
 

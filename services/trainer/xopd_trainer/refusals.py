@@ -11,11 +11,18 @@ from redis.exceptions import RedisError
 
 from xopd.data.audio import AudioError
 from xopd.data.features import FeatureCache
+from xopd.prompts import UnusablePromptError
+from xopd.scoring import UnscorableError
 from xopd.streams import DeadLetters
 from xopd_trainer.batch import ScoredGroup
 
 log = structlog.get_logger(__name__)
 Fault = Literal["prompt", "clip", "teacher"]
+
+
+def fault_of(error: UnscorableError | UnusablePromptError) -> Fault:
+    """Whether the teacher is to blame, or the item's prompt."""
+    return "teacher" if isinstance(error, UnscorableError) else "prompt"
 
 
 class Refusals:

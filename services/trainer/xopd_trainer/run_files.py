@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -75,12 +75,12 @@ class RunFiles:
         self._evals.mkdir(exist_ok=True)
         write_whole(self._evals / f"{label}.json", json.dumps(parts, indent=1) + "\n")
 
-    def read_evaluation(self, label: str, expected: Sequence[str]) -> Evaluation | None:
-        """An earlier evaluation, if it covered exactly the items `expected` (ids); else None."""
-        path = self._evals / f"{label}.json"
-        if not path.exists():
+    def read_evaluation(self, label: str, expected: Mapping[str, str]) -> Evaluation | None:
+        """An earlier evaluation, if it asked exactly what is `expected` (digest by item id); else None."""
+        try:
+            parts = json.loads((self._evals / f"{label}.json").read_text(encoding="utf-8"))
+            evaluation = Evaluation({part: [Verdict(**v) for v in verdicts] for part, verdicts in parts.items()})
+        except (OSError, ValueError, TypeError, AttributeError):
             return None
-        parts = json.loads(path.read_text(encoding="utf-8"))
-        evaluation = Evaluation({part: [Verdict(**v) for v in verdicts] for part, verdicts in parts.items()})
-        covered = {v.item_id for verdicts in evaluation.verdicts.values() for v in verdicts}
-        return evaluation if covered == set(expected) else None
+        covered = {v.item_id: v.asked for verdicts in evaluation.verdicts.values() for v in verdicts}
+        return evaluation if covered == dict(expected) else None

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from xopd.data import Item
+from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import ScoredResponse, TeacherClient, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
-from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.methods import Response
 
 
@@ -29,6 +29,7 @@ class GroupScorer:
         """The policy's own responses to `group`, to be trained on by policy `version`, with the teacher's scores.
 
         Raises:
+            UnusablePromptError: if prompt and response are longer than the student's context.
             UnscorableError: if the teacher refuses these responses or answers wrongly, after all attempts.
             ScoringError: if the teacher cannot be reached, after all attempts.
         """
@@ -74,11 +75,12 @@ class GroupScorer:
     def _group(
         self, item: Item, modality: pb.Modality, group_id: str, trajectories: Sequence[ScoredTrajectory]
     ) -> ScoredGroup:
+        longest = max(len(trajectory.token_ids) for trajectory in trajectories)
         return ScoredGroup(
             group_id=group_id,
             modality=modality,
-            prompt_token_ids=self.conditionings.student(item, modality),
-            text_prompt_token_ids=self.conditionings.student(item, pb.MODALITY_TEXT),
+            prompt_token_ids=self.conditionings.student(item, modality, longest),
+            text_prompt_token_ids=self.conditionings.student(item, pb.MODALITY_TEXT, longest),
             audio=(item.audio.uri, item.audio.sha256) if modality == pb.MODALITY_SPEECH else None,
             trajectories=tuple(trajectories),
         )

@@ -1,7 +1,7 @@
 """What the training signal looked like, by modality: advantages, KL, ratios, overlap with the teacher, modality gap.
 
 The same figures for training steps and for probes. What a method does not have (a supervised one has no advantages)
-is null.
+is null. So is `clipped_share` of a probe, which has no loss, and of a method whose loss has no limits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SignalCollector:
     """Gathers one modality's tokens over the micro-batches of a step."""
 
     overlap_top_k: int
-    """k of the top-k overlap; 0 leaves it out."""
+    """k of the top-k overlap; 0 leaves it out, and so does a teacher that was asked for fewer tokens."""
     _tokens: dict[str, list[Floats]] = field(default_factory=dict)
     _lengths: list[int] = field(default_factory=list)
     _truncated: list[bool] = field(default_factory=list)
@@ -44,7 +44,7 @@ class SignalCollector:
         entropies: Tensor,
         clipped: Tensor | None = None,
     ) -> None:
-        """Add one micro-batch; `entropies` and `clipped` have the shape [responses, tokens]."""
+        """Add one micro-batch; `entropies` and `clipped`, as in `LossTerms`, have the shape [responses, tokens]."""
         mask = responses.mask
         self._keep("entropy", entropies, mask)
         if responses.behaviour_logprobs is None:
@@ -56,7 +56,8 @@ class SignalCollector:
                 self._keep("teacher_mass", responses.teacher_logprobs.exp(), mask)
         if clipped is not None:
             self._keep("clipped", clipped, mask)
-        if responses.teacher_top is not None and self.overlap_top_k:
+        k = 0 if responses.teacher_top is None else responses.teacher_top.token_ids.shape[-1]
+        if responses.teacher_top is not None and 0 < self.overlap_top_k <= k:
             teacher_ids = responses.teacher_top.token_ids[..., : self.overlap_top_k]
             self._keep("top_k_overlap", top_k_overlap(policy.logits, teacher_ids), mask)
         for trajectory in (t for group in groups for t in group.trajectories):
@@ -97,14 +98,14 @@ class SignalCollector:
     def _mean(self, name: str) -> float | None:
         return float(np.concatenate(self._tokens[name]).mean()) if name in self._tokens else None
 
-    def _ratio(self) -> dict[str, float] | None:
+    def _ratio(self) -> dict[str, float | None] | None:
         if "ratio" not in self._tokens:
             return None
         ratio = np.concatenate(self._tokens["ratio"])
         return {
             "mean": float(ratio.mean()),
             "max": float(ratio.max()),
-            "clipped_share": self._mean("clipped") or 0.0,
+            "clipped_share": self._mean("clipped"),
         }
 
 

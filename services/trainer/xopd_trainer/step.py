@@ -21,20 +21,20 @@ from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
 from xopd.ledger import Ledger, TrainedGroup, group_content
+from xopd.prompts import UnusablePromptError
 from xopd.scoring import TeacherClient, UnscorableError
 from xopd.service.compute_thread import ComputeThread
 from xopd.tracing import NO_TRACER, Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.busy_clock import BusyClock
-from xopd_trainer.conditionings import PromptTooLongError
 from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.groups import GroupWriter
 from xopd_trainer.learner import Learner, StepResult
 from xopd_trainer.methods import Method, Response
 from xopd_trainer.patience import write_down
 from xopd_trainer.publisher import Publisher
-from xopd_trainer.refusals import Fault, Refusals, unusable_clips
+from xopd_trainer.refusals import Fault, Refusals, fault_of, unusable_clips
 from xopd_trainer.scored_groups import GroupScorer
 from xopd_trainer.step_spans import note_answer, note_step, start_group
 from xopd_trainer.transport import TransportTimes
@@ -123,12 +123,12 @@ class StepRunner:
         by_id = {item.id: item for item in items}
         lambda_ = self.config.objective.lambda_
         modalities = [m for m, weight in ((pb.MODALITY_TEXT, 1 - lambda_), (pb.MODALITY_SPEECH, lambda_)) if weight > 0]
-        brought = {item.id: self.method.response(step, item) for item in items}
+        supplied = await self._supplied(step, items, modalities)
         written = [
             await self._written(step, item, modality)
             for item in items
             for modality in modalities
-            if brought[item.id] is None
+            if item.id in supplied and supplied[item.id] is None
         ]
         groups = [group for group in written if group is not None]
         spans = {group.group_id: start_group(self.tracer, group) for group in groups}
@@ -143,7 +143,11 @@ class StepRunner:
                 self._sampled(step, by_id[group.item_id], group, futures[group.group_id], spans[group.group_id])
                 for group in groups
             ),
-            *(self._brought(step, item, modality, brought[item.id]) for item in items for modality in modalities),
+            *(
+                self._brought(step, by_id[item_id], modality, response)
+                for item_id, response in supplied.items()
+                for modality in modalities
+            ),
         )
         batch = [group for group in scored if group is not None]
         rollout_s, scored_at = self._last_answer_at - began, time.monotonic()
@@ -178,11 +182,24 @@ class StepRunner:
         else:
             self.ledger.trained(step, groups, lag)
 
+    async def _supplied(
+        self, step: int, items: Sequence[Item], modalities: Sequence[pb.Modality]
+    ) -> dict[str, Response | None]:
+        """The method's own response to each item, by item id; None where the policy samples. Unusable items lack."""
+        supplied: dict[str, Response | None] = {}
+        for item in items:
+            try:
+                supplied[item.id] = self.method.response(step, item)
+            except UnusablePromptError as error:
+                for modality in modalities:
+                    await self.refusals.note(self.writer.training_id(step, item, modality), "prompt", str(error))
+        return supplied
+
     async def _written(self, step: int, item: Item, modality: pb.Modality) -> pb.PromptGroup | None:
         """The group of an item, or None where its prompt does not fit: then it is never dispatched."""
         try:
             return self.writer.training(step, item, modality, step - 1)
-        except PromptTooLongError as error:
+        except UnusablePromptError as error:
             await self.refusals.note(self.writer.training_id(step, item, modality), "prompt", str(error))
             return None
 
@@ -220,9 +237,9 @@ class StepRunner:
             try:
                 with self.score_clock.working(), child_span(self.tracer, "score"):
                     return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
-            except UnscorableError as error:
+            except (UnscorableError, UnusablePromptError) as error:
                 failed(span, str(error))
-                await self._give_up(group.group_id, "teacher", str(error), in_ledger=True)
+                await self._give_up(group.group_id, fault_of(error), str(error), in_ledger=True)
                 return None
 
     async def _brought(
@@ -234,9 +251,8 @@ class StepRunner:
         try:
             with self.score_clock.working():
                 return await self.scorer.brought(item, modality, group_id, response, self._top_k)
-        except (UnscorableError, PromptTooLongError) as error:
-            fault: Fault = "teacher" if isinstance(error, UnscorableError) else "prompt"
-            await self.refusals.note(group_id, fault, str(error))
+        except (UnscorableError, UnusablePromptError) as error:
+            await self.refusals.note(group_id, fault_of(error), str(error))
             return None
 
     def _note_lag(self, step: int, answer: pb.TrajectoryGroup) -> None:

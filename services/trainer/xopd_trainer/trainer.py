@@ -15,9 +15,10 @@ import structlog
 from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
-from xopd.evals.intervals import accuracy_of
 from xopd.families import ModelFamily
 from xopd.ledger import Ledger
+from xopd.ledger.begun import refuse_changes, write_begun
+from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import ScoringError, TeacherClient
 from xopd.service.compute_thread import ComputeThread
 from xopd.service.lifecycle import end_tasks
@@ -29,10 +30,9 @@ from xopd.weights import WeightStore
 from xopd.weights.store import remove_leftovers, store_uri
 from xopd.wire import PROTOCOL
 from xopd_trainer.collector import Collector
-from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.data_order import DataOrder
 from xopd_trainer.dispatcher import Dispatcher
-from xopd_trainer.evaluation import Evaluation, Evaluator, Verdict
+from xopd_trainer.evaluation import Evaluation, Evaluator, Verdict, score_json
 from xopd_trainer.export import export_policy
 from xopd_trainer.fleet import engines, read_pods
 from xopd_trainer.groups import GroupWriter
@@ -135,13 +135,12 @@ class Trainer:
         # While a group waits for its answer no step is learnt: the policy is the newest version still.
         self.collector.on_policy_unavailable = self.publisher.mend
         self.statement = Statement(self.client, self.keys, self.status, self.publisher, ledger, teacher)
-        max_prompt = config.rollout.max_model_len - config.sampling.max_new_tokens
-        conditionings = Conditionings(family, teacher_tokenizer, max_prompt)
+        conditionings = Conditionings(family, teacher_tokenizer, config.rollout.max_model_len)
         writer = GroupWriter(config, conditionings, self.run_id)
         scorer = GroupScorer(conditionings, teacher, vocabulary_size)
         self.conditionings = conditionings
         refusals = Refusals(self.dead, self.metrics.refused_items, config.data.manifest)
-        self.evaluator = Evaluator(writer, self.dispatcher, conditionings, refusals)
+        self.evaluator = Evaluator(writer, self.dispatcher, conditionings, refusals, config.evals.max_new_tokens)
         self.prober = Prober(writer, self.dispatcher, scorer, learner, self.compute, config.trainer.overlap_top_k)
         self.steps = StepRunner(
             config,
@@ -171,6 +170,9 @@ class Trainer:
             UserError: for what the user can put right, such as a teacher with another vocabulary.
         """
         earlier = self.ledger.run_ids
+        if resume and self.ledger.newest_step:
+            refuse_changes(self.files.folder, self.config, self.items)
+        write_begun(self.files.folder, self.config, self.items)
         step = self.done_step = (self.history.resume if resume else self.history.begin)(self.run_id)
         await self.lease.acquire(earlier)
         await self._clear_streams()
@@ -222,7 +224,7 @@ class Trainer:
 
     async def _train_and_evaluate(self, step: int) -> None:
         teacher = await self._teacher_score()
-        self.status.teacher_text = accuracy_of([v.correct for v in teacher]).as_json()
+        self.status.teacher_text = score_json(teacher)
         base = await self._evaluate_split("base", 0, step)
         order = DataOrder(self._split(self.config.data.train_split, tasks=True), self._batch, self.config.run.seed)
         await self._prepare(order)
@@ -273,21 +275,25 @@ class Trainer:
 
     async def _teacher_score(self) -> list[Verdict]:
         items = self._split(self.config.data.eval_split, tasks=True)
-        known = self.files.read_evaluation("teacher", [item.id for item in items])
+        known = self.files.read_evaluation("teacher", self._asked(items, None))
         if known is not None:
             return known.verdicts["text"]
         self.status.enter("teacher_eval", "the teacher answers the held-out text", len(items))
-        verdicts = await self.evaluator.teacher(
-            self.teacher, items, self.config.evals.max_new_tokens, self.status.advance
-        )
+        verdicts = await self.evaluator.teacher(self.teacher, items, self.status.advance)
         self.files.write_evaluation("teacher", Evaluation({"text": verdicts}))
         return verdicts
 
     async def _evaluate_split(self, label: str, step: int, version: int) -> Evaluation:
         """Evaluate the eval split, or read what an earlier life found for the base."""
         items = self._split(self.config.data.eval_split)
-        known = self.files.read_evaluation(label, [item.id for item in items])
+        known = self.files.read_evaluation(label, self._asked(items, step))
         if known is None:
+            if version > step:
+                # Asked now, it would be the trained policy's score under the base's name.
+                raise UserError(
+                    f"{self.files.folder}: the base was not evaluated on these items, and the policy has taken"
+                    f" {version} steps since; bring evals/{label}.json back, or begin the run anew."
+                )
             self.status.enter(f"{label}_eval", "held-out speech, text and retention", len(items))
             known = await self.evaluator.student(label, step, version, items, self.status.advance)
             self.files.write_evaluation(label, known)
@@ -295,6 +301,9 @@ class Trainer:
         else:
             self.status.evals.append(self._evaluation_record(step, "test", known))
         return known
+
+    def _asked(self, items: Sequence[Item], version: int | None) -> dict[str, str]:
+        return {item.id: self.evaluator.asked(item, version) for item in items}
 
     async def _evaluate_dev(self, step: int) -> None:
         limit = self.config.evals.dev_items

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.methods import Preparation, make_method, offline_kd
 from xopd_trainer.methods.targets import Targets
 from xopd_trainer.run_files import RunFiles
@@ -13,6 +12,7 @@ from xopd_trainer.run_files import RunFiles
 from tests.unit.trainer.groups import with_objective
 from xopd.data import AudioFile, Item
 from xopd.errors import UserError
+from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import GeneratedResponse
 
 ALPHABET = 26

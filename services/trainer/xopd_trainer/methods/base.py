@@ -12,9 +12,9 @@ from torch import Tensor
 
 from xopd.data import Item
 from xopd.objective import Totals
+from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import TeacherClient
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.conditionings import Conditionings
 from xopd_trainer.run_files import RunFiles
 
 Response = NDArray[np.int64]
@@ -51,7 +51,8 @@ class LossTerms:
     loss: Tensor
     """A scalar, differentiable."""
     clipped: Tensor | None = None
-    """Shape [responses, tokens]: 1 where a clamp or a truncation changed something; None where there is none."""
+    """Shape [responses, tokens], no gradient: 1 where a limit of the loss changed a token's term, or the share of the
+    policy's mass that it changed where the term is an expectation. None for a loss without limits."""
 
 
 class Method(Protocol):
@@ -66,7 +67,11 @@ class Method(Protocol):
         ...
 
     def response(self, step: int, item: Item) -> Response | None:
-        """The response that is brought along for `item` in optimiser step `step`; None: the policy samples its own."""
+        """The supplied response to `item` in optimiser step `step`; None: the policy samples its own.
+
+        Raises:
+            UnusablePromptError: if this item has none that can be used; the others go on.
+        """
         ...
 
     def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:

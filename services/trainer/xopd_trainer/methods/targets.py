@@ -7,33 +7,29 @@ from collections.abc import Sequence
 import numpy as np
 
 from xopd.data import Item
-from xopd.errors import UserError
-from xopd_trainer.conditionings import Conditionings
+from xopd.prompts.conditionings import Conditionings, target_text
 from xopd_trainer.methods.base import Response
-
-DEFAULT = "response"
 
 
 class Targets:
     """One response for each item."""
 
     def __init__(self, items: Sequence[Item], style: str, conditionings: Conditionings) -> None:
-        """Tokenise the `style` of each item: `response`, or a name among its `targets`.
+        """Take the `style` of each item: `response`, or a name among its `targets`.
 
         Raises:
             UserError: if an item has no such response.
         """
-        self._tokens = {item.id: conditionings.response(_text(item, style)) for item in items}
+        for item in items:
+            target_text(item, style)
+        self._items = {item.id: item for item in items}
+        self._style = style
+        self._conditionings = conditionings
 
     def __getitem__(self, item_id: str) -> Response:
-        """Token ids of the item's response, end-of-turn included."""
-        return np.asarray(self._tokens[item_id], dtype=np.int64)
+        """Token ids of the item's response, end-of-turn included.
 
-
-def _text(item: Item, style: str) -> str:
-    text = item.response if style == DEFAULT else item.targets.get(style, "")
-    if not text:
-        known = [*([DEFAULT] if item.response else []), *sorted(item.targets)]
-        has = f"it has {', '.join(known)}" if known else "it has none"
-        raise UserError(f"objective.target {style!r}: item {item.id} has no such response ({has}); correct either.")
-    return text
+        Raises:
+            UnusablePromptError: if the tokenizer cannot write it as text.
+        """
+        return np.asarray(self._conditionings.target(self._items[item_id], self._style), dtype=np.int64)

@@ -37,28 +37,29 @@ class Xopd:
         return None
 
     def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
-        """Equations 3 and 4."""
+        """Equations 3 and 4, with the sampled tokens or with the expectation over the next one."""
+        settings = self.settings
+        if settings.kl_estimator != "sampled":
+            assert responses.teacher_top is not None
+            expected = expected_modality_loss(
+                policy.logits,
+                responses.teacher_top,
+                responses.mask,
+                aggregation=settings.aggregation,
+                advantage_clamp=settings.advantage_clamp,
+                totals=totals,
+            )
+            return LossTerms(expected.loss, expected.clipped)
         assert responses.behaviour_logprobs is not None and responses.teacher_logprobs is not None
         terms = modality_loss(
             policy.logprobs,
             responses.behaviour_logprobs,
             responses.teacher_logprobs,
             responses.mask,
-            aggregation=self.settings.aggregation,
-            advantage_clamp=self.settings.advantage_clamp,
-            ratio_truncation=self.settings.ratio_truncation,
-            ratio_mask=self.settings.ratio_mask,
+            aggregation=settings.aggregation,
+            advantage_clamp=settings.advantage_clamp,
+            ratio_truncation=settings.ratio_truncation,
+            ratio_mask=settings.ratio_mask,
             totals=totals,
         )
-        if self.settings.kl_estimator == "sampled":
-            return LossTerms(terms.loss, terms.clipped)
-        assert responses.teacher_top is not None
-        expected = expected_modality_loss(
-            policy.logits,
-            responses.teacher_top,
-            responses.mask,
-            self.settings.aggregation,
-            self.settings.advantage_clamp,
-            totals,
-        )
-        return LossTerms(expected, terms.clipped)
+        return LossTerms(terms.loss, terms.clipped)
