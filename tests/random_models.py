@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -28,13 +29,22 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(extra_special: str | None = None) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: 256 bytes, then the special tokens."""
+def make_tokenizer(
+    extra_special: str | None = None, words: int = 0, holes: Collection[int] = ()
+) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer without merges: 256 bytes, then the special tokens, then `words` of its own.
+
+    No token has one of the ids in `holes`: the later ones move up.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    specials = [*SPECIALS, *([extra_special] if extra_special else [])]
+    tokens = [*alphabet, *specials, *(f"word{i}" for i in range(words))]
+    ids = [i for i in range(len(tokens) + len(holes)) if i not in holes]
+    vocabulary = dict(zip(tokens, ids, strict=True))
+    raw = Tokenizer(models.BPE(vocab=vocabulary if words or holes else {c: vocabulary[c] for c in alphabet}, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens([*SPECIALS, *([extra_special] if extra_special else [])])
+    raw.add_special_tokens(specials)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left"
     )
@@ -42,9 +52,9 @@ def make_tokenizer(extra_special: str | None = None) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _text_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
+def _text_config(tokenizer: PreTrainedTokenizerFast, padded_rows: int = 0) -> Qwen2Config:
     return Qwen2Config(
-        vocab_size=len(tokenizer),
+        vocab_size=max(tokenizer.get_vocab().values()) + 1 + padded_rows,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
@@ -59,11 +69,26 @@ def _text_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
     )
 
 
-def make_teacher(folder: Path, seed: int = 0, extra_special: str | None = None) -> Path:
-    """A Qwen2ForCausalLM checkpoint in `folder`."""
+def make_teacher(
+    folder: Path,
+    seed: int = 0,
+    extra_special: str | None = None,
+    words: int = 0,
+    holes: Collection[int] = (),
+    padded_rows: int = 0,
+) -> Path:
+    """A Qwen2ForCausalLM checkpoint in `folder`; see `make_tokenizer`.
+
+    Its output head has `padded_rows` more rows than the tokenizer has ids. Their logits, and those of `holes`, are
+    large: whoever takes them for tokens finds nearly all the probability there.
+    """
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer(extra_special)
-    model = Qwen2ForCausalLM(_text_config(tokenizer))
+    tokenizer = make_tokenizer(extra_special, words, holes)
+    model = Qwen2ForCausalLM(_text_config(tokenizer, padded_rows))
+    with torch.no_grad():
+        head = model.lm_head.weight
+        head[head.shape[0] - padded_rows :] *= 8.0
+        head[sorted(holes)] *= 8.0
     model.generation_config = GenerationConfig(eos_token_id=model.config.eos_token_id, pad_token_id=0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -73,7 +98,7 @@ def make_teacher(folder: Path, seed: int = 0, extra_special: str | None = None) 
 def make_student(folder: Path, seed: int = 1, language_model_of: Path | None = None) -> Path:
     """A Qwen2AudioForConditionalGeneration checkpoint in `folder`, tensors under the hub's names.
 
-    With `language_model_of` (a teacher's folder) its language model is that teacher's, bit for bit.
+    With `language_model_of` (a teacher's folder) its language model is that teacher's, bit for bit, less its padding.
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
@@ -94,8 +119,11 @@ def make_student(folder: Path, seed: int = 1, language_model_of: Path | None = N
     model = Qwen2AudioForConditionalGeneration(config)
     if language_model_of is not None:
         teacher = Qwen2ForCausalLM.from_pretrained(language_model_of)
-        model.model.language_model.load_state_dict(teacher.model.state_dict())
-        model.lm_head.load_state_dict(teacher.lm_head.state_dict())
+        rows = text.vocab_size
+        body = teacher.model.state_dict()
+        body["embed_tokens.weight"] = body["embed_tokens.weight"][:rows]
+        model.model.language_model.load_state_dict(body)
+        model.lm_head.load_state_dict({"weight": teacher.lm_head.weight[:rows]})
     folder.mkdir(parents=True, exist_ok=True)
     from xopd.families.qwen2_audio import _to_hub
 

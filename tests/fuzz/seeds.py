@@ -126,7 +126,7 @@ def decode_any(kind: str, data: bytes) -> Any:
         response: Any = parse.FromString(data)
     except Exception:
         return None  # gRPC would not hand it on
-    return read_scores(SCORE, response, "teacher") if kind == "scores" else read_generated(GENERATE, response, 300)
+    return read_scores(SCORE, response, "teacher", 300) if kind == "scores" else read_generated(GENERATE, response, 300)
 
 
 def corpus() -> dict[str, bytes]:

@@ -113,10 +113,14 @@ class Naive:
         self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
     @torch.inference_mode()
+    def logits(self, prompt: Any, response: Any) -> torch.Tensor:
+        """Logits of all rows of the head at each response position: [T, rows]."""
+        ids = torch.tensor([[*map(int, prompt), *map(int, response)]])
+        return self.model(ids).logits[0].float()[len(prompt) - 1 : -1]
+
     def distribution(self, prompt: Any, response: Any) -> torch.Tensor:
         """Log-probabilities over the vocabulary at each response position: [T, V]."""
-        ids = torch.tensor([[*map(int, prompt), *map(int, response)]])
-        return torch.log_softmax(self.model(ids).logits[0].float(), dim=-1)[len(prompt) - 1 : -1]
+        return torch.log_softmax(self.logits(prompt, response), dim=-1)
 
     def logprobs(self, prompt: Any, response: Any) -> np.ndarray:
         """log π_T(y_t | x, y_<t): [T]."""

@@ -246,13 +246,14 @@ def test_any_scores_are_whole_or_refused(data) -> None:
     if response is None:
         return
     try:
-        scores = read_scores(SCORE, response, "teacher")
+        scores = read_scores(SCORE, response, "teacher", 300)
     except BadAnswerError:
         return
     for asked, score in zip(SCORE.responses, scores, strict=True):
         n = len(asked.token_ids)
         assert score.logprobs.shape == score.tail_logprobs.shape == (n,)
         assert score.top_logprobs.shape == score.top_token_ids.shape == (n, SCORE.top_k)
+        assert score.top_token_ids.max(initial=0) < 300
         assert np.isfinite(score.logprobs).all() and np.isfinite(score.top_logprobs).all()
         assert (score.top_token_ids >= 0).all()
 
@@ -292,7 +293,7 @@ def test_right_scores_come_back_as_they_were_sent(sizes, top_k, data) -> None:
         for n in sizes
     ]  # fmt: skip
     response = pb.ScoreResponse(request_id="r", model="m", scores=sent)
-    read = read_scores(request, pb.ScoreResponse.FromString(response.SerializeToString()), "m")
+    read = read_scores(request, pb.ScoreResponse.FromString(response.SerializeToString()), "m", 10_000)
     for score, message in zip(read, sent, strict=True):
         assert score.logprobs.tolist() == list(message.logprobs)
         assert score.top_logprobs.ravel().tolist() == list(message.top_logprobs)

@@ -57,7 +57,7 @@ def test_packing_holds_each_sequence_once_within_the_budget(shape, token_budget:
 
 
 VOCABULARY = fingerprint_vocabulary({i: str(i) for i in range(90)}, {"<end>": 89})
-INFO = EngineInfo("transformers", "5", VOCABULARY, logit_size=100, max_context_tokens=50)
+INFO = EngineInfo("transformers", "5", "float32", VOCABULARY, max_context_tokens=50, max_temperature=4.0)
 LIMITS = Limits(max_context_tokens=50, max_tokens_per_request=80, max_responses_per_request=4, max_top_k=8)
 
 
@@ -72,7 +72,8 @@ def score_request(prompt=(1, 2), responses=((3,),), **fields):
         (score_request(prompt=()), "INVALID_ARGUMENT", "prompt_token_ids is empty"),
         (score_request(responses=()), "INVALID_ARGUMENT", "responses is empty"),
         (score_request(responses=((3,), ())), "INVALID_ARGUMENT", "responses[1].token_ids is empty"),
-        (score_request(prompt=(1, 100)), "INVALID_ARGUMENT", "holds token id 100; this teacher's ids are 0 to 99"),
+        (score_request(prompt=(1, 90)), "INVALID_ARGUMENT", "holds token id 90; this teacher's ids are 0 to 89"),
+        (score_request(responses=((3,), (4, 90))), "INVALID_ARGUMENT", "responses[1].token_ids holds token id 90"),
         (score_request(responses=((3,), (4, -1))), "INVALID_ARGUMENT", "responses[1].token_ids holds token id -1"),
         (score_request(responses=((3,),) * 5), "INVALID_ARGUMENT", "responses is 5; the limit is 4"),
         (score_request(prompt=(1,) * 48, responses=((2,) * 3,)), "INVALID_ARGUMENT", "is 51; the limit is 50"),
@@ -92,8 +93,8 @@ def test_bad_score_requests_are_refused_by_name(request_: pb.ScoreRequest, code:
     assert words in str(refused.value)
 
 
-def test_a_token_of_the_padded_head_is_within_the_vocabulary() -> None:
-    assert check_score(score_request(responses=((99,),)), INFO, LIMITS).tokens == 3
+def test_the_vocabularys_last_token_is_within_it() -> None:
+    assert check_score(score_request(responses=((89,),)), INFO, LIMITS).tokens == 3
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,13 @@ def test_a_token_of_the_padded_head_is_within_the_vocabulary() -> None:
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": 4.5}, "temperature is 4.5; this teacher's engine takes 4.0 at most"),
         ({"seed": -3}, "seed is -3"),
         ({"max_new_tokens": 49}, "prompt plus max_new_tokens is 51; the limit is 50"),
-        ({"prompt_token_ids": [100]}, "holds token id 100"),
+        ({"prompt_token_ids": [90]}, "prompt_token_ids holds token id 90"),
+        ({"stop_token_ids": [89, 90]}, "stop_token_ids holds token id 90"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids holds token id -1"),
         ({"protocol": 2}, "speaks protocol 2"),
         ({"protocol": 0}, "protocol is missing"),
         ({"stop_token_ids": [1] * 65}, "stop_token_ids is 65; the limit is 64"),
@@ -244,13 +249,15 @@ def answer(logprobs=((-0.5,),), request_id="r", model="m", seconds=0.0, **fields
 )
 def test_impossible_answers_are_refused(response: pb.ScoreResponse, words: str) -> None:
     with pytest.raises(BadAnswerError, match=words):
-        read_scores(score_request(request_id="r"), response, "m")
+        read_scores(score_request(request_id="r"), response, "m", 90)
 
 
-def test_a_top_token_below_zero_is_refused() -> None:
-    response = answer(((-1.0,),), top_token_ids=[-1], top_logprobs=[-1], tail_logprobs=[-4])
-    with pytest.raises(BadAnswerError, match="token id -1"):
-        read_scores(score_request(request_id="r", top_k=1), response, "m")
+@pytest.mark.parametrize("token", [-1, 90])
+def test_a_top_token_outside_the_vocabulary_is_refused(token: int) -> None:
+    """Such as a padding row of its head, where a teacher takes it for a token."""
+    response = answer(((-1.0,),), top_token_ids=[token, 89], top_logprobs=[-1, -2], tail_logprobs=[-4])
+    with pytest.raises(BadAnswerError, match=f"token id {token} is among the most probable, the vocabulary has 90"):
+        read_scores(score_request(request_id="r", top_k=2), response, "m", 90)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +281,7 @@ def test_a_top_k_answer_has_rows_of_k() -> None:
     response = answer(
         ((-1.0, -2.0),), top_token_ids=[1, 2, 3, 4], top_logprobs=[-1, -2, -1, -3], tail_logprobs=[-4, -5]
     )
-    score = read_scores(score_request(responses=((3, 4),), request_id="r", top_k=2), response, "m")[0]
+    score = read_scores(score_request(responses=((3, 4),), request_id="r", top_k=2), response, "m", 90)[0]
     assert score.top_token_ids.tolist() == [[1, 2], [3, 4]]
     assert score.tail_logprobs.tolist() == [-4.0, -5.0]
 

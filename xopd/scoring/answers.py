@@ -38,8 +38,12 @@ class GeneratedResponse:
     logprobs: NDArray[np.float32]
 
 
-def read_scores(request: pb.ScoreRequest, response: pb.ScoreResponse, model: str) -> list[ScoredResponse]:
+def read_scores(
+    request: pb.ScoreRequest, response: pb.ScoreResponse, model: str, vocabulary_size: int
+) -> list[ScoredResponse]:
     """The scores of each response of `request`, in its order; `model` is what the pod says that it serves.
+
+    All tokens that it names lie below `vocabulary_size`.
 
     Raises:
         BadAnswerError: if the answer is another request's, or is incomplete or impossible.
@@ -57,7 +61,9 @@ def read_scores(request: pb.ScoreRequest, response: pb.ScoreResponse, model: str
             f"{request.request_id}: {len(request.responses)} responses were sent, {len(response.scores)} scores came"
         )
     return [
-        _read_one(f"response {index} of {request.request_id}", len(asked.token_ids), request.top_k, score)
+        _read_one(
+            f"response {index} of {request.request_id}", len(asked.token_ids), request.top_k, vocabulary_size, score
+        )
         for index, (asked, score) in enumerate(zip(request.responses, response.scores, strict=True))
     ]
 
@@ -79,14 +85,18 @@ def read_generated(
     return GeneratedResponse(token_ids, _logprobs("the generated response", response.logprobs, tokens))
 
 
-def _read_one(where: str, tokens: int, top_k: int, score: pb.ResponseLogprobs) -> ScoredResponse:
+def _read_one(where: str, tokens: int, top_k: int, vocabulary_size: int, score: pb.ResponseLogprobs) -> ScoredResponse:
     if len(score.top_token_ids) != tokens * top_k:
         raise BadAnswerError(f"{where}: {tokens * top_k} top tokens were asked for, {len(score.top_token_ids)} came")
-    if min(score.top_token_ids, default=0) < 0:
-        raise BadAnswerError(f"{where}: token id {min(score.top_token_ids)} is among the most probable")
+    top_token_ids = np.fromiter(score.top_token_ids, dtype=np.int32)
+    outside = top_token_ids[(top_token_ids < 0) | (top_token_ids >= vocabulary_size)]
+    if len(outside):
+        raise BadAnswerError(
+            f"{where}: token id {outside[0]} is among the most probable, the vocabulary has {vocabulary_size}"
+        )
     return ScoredResponse(
         _logprobs(where, score.logprobs, tokens),
-        np.fromiter(score.top_token_ids, dtype=np.int32).reshape(tokens, top_k),
+        top_token_ids.reshape(tokens, top_k),
         _logprobs(where, score.top_logprobs, tokens * top_k).reshape(tokens, top_k),
         _logprobs(where, score.tail_logprobs, tokens if top_k else 0),
     )
@@ -96,7 +106,12 @@ def _logprobs(where: str, values: Sequence[float], expected: int) -> NDArray[np.
     found = np.fromiter(values, dtype=np.float32)
     if len(found) != expected:
         raise BadAnswerError(f"{where}: {expected} log-probabilities were wanted, {len(found)} came")
-    wrong = found[~(np.isfinite(found) & (found <= ABOVE_ZERO))]
+    wrong = found[~is_logprob(found)]
     if len(wrong):
         raise BadAnswerError(f"{where}: {wrong[0]} cannot be a log-probability")
     return found
+
+
+def is_logprob(values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which of `values` can be log-probabilities: finite, and not above 0 by more than rounding."""
+    return np.isfinite(values) & (values <= ABOVE_ZERO)

@@ -238,9 +238,9 @@ class TeacherClient:
         async def _call(pod: Pod, metadata: Metadata) -> list[ScoredResponse]:
             began = time.monotonic()
             assert pod.info is not None
-            model = pod.info.model
+            model, vocabulary_size = pod.info.model, pod.info.vocabulary_size
             response = await pod.stub.Score(request, timeout=self.deadline_s, metadata=metadata)
-            scores = read_scores(request, response, model)
+            scores = read_scores(request, response, model, vocabulary_size)
             self.counters.score_seconds += time.monotonic() - began
             self.counters.pod_seconds += response.queue_seconds + response.compute_seconds
             pod.scored_tokens += tokens

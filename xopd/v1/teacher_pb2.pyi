@@ -117,7 +117,7 @@ class SpecialToken(_message.Message):
     def __init__(self, text: _Optional[str] = ..., token_id: _Optional[int] = ...) -> None: ...
 
 class InfoResponse(_message.Message):
-    __slots__ = ("protocol", "model", "engine", "engine_version", "vocabulary_fingerprint", "vocabulary_size", "special_tokens", "vocabulary_block_hashes", "limits")
+    __slots__ = ("protocol", "model", "engine", "engine_version", "vocabulary_fingerprint", "vocabulary_size", "special_tokens", "vocabulary_block_hashes", "limits", "probe_logprobs", "dtype")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
@@ -127,6 +127,8 @@ class InfoResponse(_message.Message):
     SPECIAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_BLOCK_HASHES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    PROBE_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     model: str
     engine: str
@@ -136,4 +138,6 @@ class InfoResponse(_message.Message):
     special_tokens: _containers.RepeatedCompositeFieldContainer[SpecialToken]
     vocabulary_block_hashes: _containers.RepeatedScalarFieldContainer[int]
     limits: Limits
-    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[SpecialToken, _Mapping]]] = ..., vocabulary_block_hashes: _Optional[_Iterable[int]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    probe_logprobs: _containers.RepeatedScalarFieldContainer[float]
+    dtype: str
+    def __init__(self, protocol: _Optional[int] = ..., model: _Optional[str] = ..., engine: _Optional[str] = ..., engine_version: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., special_tokens: _Optional[_Iterable[_Union[SpecialToken, _Mapping]]] = ..., vocabulary_block_hashes: _Optional[_Iterable[int]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., probe_logprobs: _Optional[_Iterable[float]] = ..., dtype: _Optional[str] = ...) -> None: ...

@@ -24,6 +24,7 @@ from xopd.tracing import Tracer
 from xopd.v1 import teacher_pb2, teacher_pb2_grpc
 from xopd_teacher.batcher import FAILURES_TO_DIE, Batcher
 from xopd_teacher.engines import Engine, EngineInfo
+from xopd_teacher.engines.base import Floats
 from xopd_teacher.engines.open import engine_version, open_engine
 from xopd_teacher.metrics import TeacherMetrics
 from xopd_teacher.service import LogprobService
@@ -61,9 +62,9 @@ async def serve(
         http_address = f"{settings.host}:{listener.getsockname()[1]}"
         announce_addresses(grpc=grpc_address, http=http_address, scheme=doors.scheme)
         with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
-            engine = await _load(settings, thread, stop)
+            engine, probed = await _load(settings, thread, stop)
             async with tracing as tracer:
-                await pod.start(engine, thread, tracer)
+                await pod.start(engine, probed, thread, tracer)
                 log.info("serving", grpc=grpc_address, model=settings.path, engine=settings.engine, version=version)
                 await stop.wait()
                 await pod.drain()
@@ -108,8 +109,8 @@ class _Pod:
             return "shutting down"
         return await self.alive()
 
-    async def start(self, engine: Engine, thread: ThreadPoolExecutor, tracer: Tracer) -> None:
-        """Take requests. The engine has been warmed up by its own start."""
+    async def start(self, engine: Engine, probed: Floats, thread: ThreadPoolExecutor, tracer: Tracer) -> None:
+        """Take requests. The engine has been warmed up by its own start, at which it scored the probe."""
         settings = self.settings
         batcher = Batcher(
             engine,
@@ -122,7 +123,7 @@ class _Pod:
         )
         model = Path(settings.path).name
         limits = limits_of(settings, engine.info)
-        self.service = LogprobService(model, engine.info, limits, batcher, self.metrics, tracer)
+        self.service = LogprobService(model, engine.info, limits, probed, batcher, self.metrics, tracer)
         teacher_pb2_grpc.add_LogprobServiceServicer_to_server(self.service, self.server)  # type: ignore[no-untyped-call]
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self.server)
@@ -153,11 +154,11 @@ def limits_of(settings: TeacherSettings, info: EngineInfo) -> Limits:
         max_context_tokens=info.max_context_tokens,
         max_tokens_per_request=settings.token_budget,
         max_responses_per_request=settings.max_responses,
-        max_top_k=min(settings.max_top_k, info.logit_size - 1),
+        max_top_k=min(settings.max_top_k, info.vocabulary.size - 1),
     )
 
 
-async def _load(settings: TeacherSettings, thread: ThreadPoolExecutor, stop: asyncio.Event) -> Engine:
+async def _load(settings: TeacherSettings, thread: ThreadPoolExecutor, stop: asyncio.Event) -> tuple[Engine, Floats]:
     # On the engine's own thread: the number of torch's threads is a setting of the thread that computes.
     loading = asyncio.get_running_loop().run_in_executor(thread, open_engine, settings)
     stopped = asyncio.create_task(stop.wait())

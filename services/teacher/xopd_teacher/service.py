@@ -18,6 +18,7 @@ from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
 from xopd_teacher.batcher import Batcher, EngineError, QueueFullError
 from xopd_teacher.engines import EngineInfo, ResponseScore
+from xopd_teacher.engines.base import Floats
 from xopd_teacher.metrics import TeacherMetrics
 from xopd_teacher.spans import note_status, record_done, server_span
 from xopd_teacher.validation import Limits, RefusedError, check_generate, check_score
@@ -34,15 +35,17 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
         model: str,
         info: EngineInfo,
         limits: Limits,
+        probed: Floats,
         batcher: Batcher,
         metrics: TeacherMetrics,
         tracer: Tracer,
     ) -> None:
-        """Answer for `model` (a name for people)."""
+        """Answer for `model` (a name for people), whose log-probabilities of the probe are `probed`."""
         self.tracer = tracer
         self.model = model
         self.info = info
         self.limits = limits
+        self.probed = probed
         self.batcher = batcher
         self.metrics = metrics
         self.draining = False
@@ -105,6 +108,8 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
                 max_top_k=self.limits.max_top_k,
                 max_message_bytes=MAX_MESSAGE_BYTES,
             ),
+            probe_logprobs=self.probed.tolist(),
+            dtype=self.info.dtype,
         )
 
     async def _score(self, request: pb.ScoreRequest, deadline: float | None) -> pb.ScoreResponse:

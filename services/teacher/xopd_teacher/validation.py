@@ -78,9 +78,15 @@ def check_generate(request: pb.GenerateRequest, info: EngineInfo, limits: Limits
         raise _invalid(f"max_new_tokens is {request.max_new_tokens}; it must be 1 or more")
     if not 0.0 <= request.temperature < float("inf"):
         raise _invalid(f"temperature is {request.temperature}; it must be 0 (greedy) or more")
+    if request.temperature > info.max_temperature:
+        raise _invalid(
+            f"temperature is {request.temperature}; this teacher's engine takes {info.max_temperature} at most"
+        )
     if request.seed < 0:
         raise _invalid(f"seed is {request.seed}; it must be 0 or more")
     _at_most("stop_token_ids", len(request.stop_token_ids), MAX_STOP_TOKENS)
+    if request.stop_token_ids:
+        _ids("stop_token_ids", request.stop_token_ids, info)
     _at_most("prompt plus max_new_tokens", len(prompt) + request.max_new_tokens, limits.max_context_tokens)
     return GenerateItem(
         tuple(prompt.tolist()),
@@ -105,9 +111,10 @@ def _ids(field: str, values: Iterable[int], info: EngineInfo) -> Ids:
     ids = np.fromiter(values, dtype=np.int64)
     if len(ids) == 0:
         raise _invalid(f"{field} is empty")
-    outside = ids[(ids < 0) | (ids >= info.logit_size)]
+    size = info.vocabulary.size
+    outside = ids[(ids < 0) | (ids >= size)]
     if len(outside):
-        raise _invalid(f"{field} holds token id {outside[0]}; this teacher's ids are 0 to {info.logit_size - 1}")
+        raise _invalid(f"{field} holds token id {outside[0]}; this teacher's ids are 0 to {size - 1}")
     return ids
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -20,7 +21,7 @@ class ScoreItem:
     """Responses that share one prompt.
 
     prompt: token ids of x_t, at least one. responses: token ids of each y, at least one token each.
-    top_k: most probable tokens wanted at each position; below the vocabulary's size.
+    top_k: most probable tokens wanted at each position; below the vocabulary's size. All ids lie below it, too.
     """
 
     prompt: tuple[int, ...]
@@ -36,6 +37,8 @@ class ScoreItem:
 @dataclass(frozen=True)
 class ResponseScore:
     """log π_T(y_t | x_t, y_<t) for the T tokens of one response, natural logarithm, float32.
+
+    Over the ids below the vocabulary's size: the rows by which some output heads exceed it are nobody's tokens.
 
     logprobs: [T]. top_token_ids and top_logprobs: [T, k], most probable first. tail_logprobs: [T], log of the mass
     outside the top k; empty where k is 0.
@@ -65,7 +68,10 @@ class GenerateItem:
 
 @dataclass(frozen=True)
 class Generated:
-    """Token ids of an answer, the stop token included, and their log-probabilities at temperature 1."""
+    """Token ids of an answer, the stop token included, and their log-probabilities at temperature 1.
+
+    Each id is a token of the tokenizer's. The log-probabilities are those that `score` would give.
+    """
 
     token_ids: Ids
     logprobs: Floats
@@ -90,15 +96,16 @@ class Batch(Generic[Answer]):
 class EngineInfo:
     """What an engine is and what it can take.
 
-    logit_size: rows of the output head; token ids lie below it. It may exceed the tokenizer's vocabulary.
-    max_context_tokens: longest prompt plus response.
+    vocabulary: of the tokenizer; token ids lie below its size. dtype: of weights and compute, such as float32.
+    max_context_tokens: longest prompt plus response. max_temperature: highest that it samples at.
     """
 
     name: str
     version: str
+    dtype: str
     vocabulary: Vocabulary
-    logit_size: int
     max_context_tokens: int
+    max_temperature: float = math.inf
 
 
 class Engine(Protocol):

@@ -1,7 +1,14 @@
-"""What both engines read of a checkpoint before they load it: its tokenizer's vocabulary and its context length."""
+"""What both engines read of a checkpoint before they load it: its configuration, and which ids are tokens.
+
+Two kinds of ids are no tokens. *Padding*: an output head often has more rows than the tokenizer has tokens (Qwen3:
+151,936 for 151,669). They lie above the vocabulary, and nobody knows them: no probability is given to them. *Holes*:
+ids below the largest one that no token has. Student and teacher both count them, so they are scored like any other
+(their rows were never trained, and hold next to no mass), but they are never generated: they would be no text.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +17,14 @@ from transformers import AutoConfig, AutoTokenizer
 from xopd.data.vocabulary import Vocabulary, vocabulary_of
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import read_checkpoint_config
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The ids of a tokenizer: they lie below `vocabulary.size`. holes: those that no token has, ascending."""
+
+    vocabulary: Vocabulary
+    holes: tuple[int, ...]
 
 
 def read_config(path: str) -> Any:
@@ -28,20 +43,35 @@ def read_config(path: str) -> Any:
         raise UserError(f"teacher.path {path}: its config.json cannot be read ({first_line(error)}).") from None
 
 
-def read_vocabulary(path: str) -> Vocabulary:
+def read_tokens(path: str) -> Tokens:
     """The vocabulary of the checkpoint's tokenizer.
 
     Raises:
         UserError: if the tokenizer cannot be loaded.
     """
     try:
-        vocabulary = vocabulary_of(AutoTokenizer.from_pretrained(path, local_files_only=True))
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        vocabulary = vocabulary_of(tokenizer)
+        holes = set(range(vocabulary.size)) - set(tokenizer.get_vocab().values())
     except Exception as error:
         raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
     if vocabulary.size <= len(vocabulary.special_tokens):
         # transformers makes up an empty tokenizer where a checkpoint has none.
         raise UserError(f"teacher.path {path}: holds no tokenizer; copy the checkpoint's tokenizer files there.")
-    return vocabulary
+    return Tokens(vocabulary, tuple(sorted(holes)))
+
+
+def check_head(path: str, vocabulary: Vocabulary, rows: int) -> None:
+    """Hold the vocabulary's size against the `rows` of the model's output head, which may have more.
+
+    Raises:
+        UserError: if it has fewer.
+    """
+    if vocabulary.size > rows:
+        raise UserError(
+            f"teacher.path {path}: its tokenizer has {vocabulary.size} tokens, its model {rows};"
+            " give a checkpoint whose two parts belong together."
+        )
 
 
 def first_line(error: Exception) -> str:

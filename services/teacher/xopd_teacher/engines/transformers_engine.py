@@ -28,7 +28,7 @@ from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
 from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ResponseScore, ScoreItem
-from xopd_teacher.engines.checkpoint import first_line, read_config, read_vocabulary
+from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
 from xopd_teacher.engines.decoding import decode
 from xopd_teacher.engines.packing import Row, pack, runs_within
 from xopd_teacher.engines.readout import read_scores
@@ -66,7 +66,7 @@ class TransformersEngine:
         """
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        config, vocabulary = read_config(settings.path), read_vocabulary(settings.path)
+        config, tokens = read_config(settings.path), read_tokens(settings.path)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_weight_files("teacher.path", Path(settings.path))
         self.model = _load(settings).to(self.device).eval()
@@ -74,15 +74,16 @@ class TransformersEngine:
         self.head = self.model.get_output_embeddings()
         on_gpu = self.device.type == "cuda"
         self.token_budget = settings.token_budget if on_gpu else min(settings.token_budget, CPU_PASS_TOKENS)
-        logit_size = int(self.head.weight.shape[0])
-        if vocabulary.size > logit_size:
-            raise UserError(
-                f"teacher.path {settings.path}: its tokenizer has {vocabulary.size} tokens, its model {logit_size};"
-                " give a checkpoint whose two parts belong together."
-            )
+        self.head_rows = int(self.head.weight.shape[0])
+        check_head(settings.path, tokens.vocabulary, self.head_rows)
+        self.holes = tokens.holes
         context = int(getattr(config, "max_position_embeddings", settings.token_budget))
         self.info = EngineInfo(
-            "transformers", version("transformers"), vocabulary, logit_size, min(context, settings.token_budget)
+            "transformers",
+            version("transformers"),
+            settings.dtype,
+            tokens.vocabulary,
+            min(context, settings.token_budget),
         )
         self._check(settings)
 
@@ -142,6 +143,11 @@ class TransformersEngine:
         )
         return out.last_hidden_state, out.past_key_values
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., d]: a view without the head's padding."""
+        logits: Tensor = self.head(hidden)[..., : self.info.vocabulary.size]
+        return logits
+
     def _follow(self, prefix: Prefix, rows: Sequence[Row], last_use: bool) -> tuple[Tensor, int]:
         """Hidden states that predict the tokens of `rows`, one after the other: [sum of T, d]; and the pass's width."""
         lengths = torch.tensor([len(row.tokens) for row in rows])
@@ -170,7 +176,7 @@ class TransformersEngine:
             chosen = [i for i, row in enumerate(rows) if row.top_k == top_k]
             states = hidden if len(chosen) == len(rows) else torch.cat([per_row[i] for i in chosen])
             targets = torch.from_numpy(np.concatenate([rows[i].tokens for i in chosen])).to(self.device)
-            together = read_scores(self.head, self.info.logit_size, states, targets, top_k)
+            together = read_scores(self.logits, self.head_rows, states, targets, top_k)
             start = 0
             for i in chosen:
                 part = slice(start, start + len(rows[i].tokens))
@@ -206,7 +212,8 @@ class TransformersEngine:
 
     def _plain(self, prompt: tuple[int, ...], response: Ids) -> Floats:
         ids = torch.tensor([[*prompt, *response.tolist()]], device=self.device)
-        logprobs = torch.log_softmax(self.model(input_ids=ids).logits[0].float(), dim=-1)
+        logits = self.model(input_ids=ids).logits[0, :, : self.info.vocabulary.size]
+        logprobs = torch.log_softmax(logits.float(), dim=-1)
         predicting = logprobs[len(prompt) - 1 : -1]
         plain: Floats = predicting.gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu().numpy()
         return plain

@@ -5,26 +5,34 @@
 
 Each response carries its prompt along; vLLM does not use its prefix cache for prompt log-probabilities, so unlike the
 transformers engine it computes the prompt once a response. It is for models that need vLLM's kernels or its reach.
+
+Where the output head is padded, vLLM is told that the vocabulary ends with the tokenizer's: it cuts the logits there
+before it normalises or samples, so padding has no mass, is never among the top k and is never generated.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
 from xopd_teacher.engines.base import Batch, EngineInfo, Generated, GenerateItem, ResponseScore, ScoreItem
-from xopd_teacher.engines.checkpoint import first_line, read_config, read_vocabulary
+from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
 from xopd_teacher.engines.open import engine_version
 
 LOGITS_AT_ONCE = 2**28
 """Most float32 logits that vLLM computes at a time for prompt log-probabilities (1 GiB)."""
+
+MAX_TEMPERATURE = 2.0
+"""VLLM refuses higher ones."""
 
 
 class VllmEngine:
@@ -34,10 +42,12 @@ class VllmEngine:
         """Load the checkpoint and score a little, so that what vLLM compiles is compiled.
 
         Raises:
-            UserError: for a checkpoint that is missing or cannot be loaded by vLLM.
+            UserError: for a checkpoint that is missing, damaged or cannot be loaded by vLLM, or whose padding vLLM
+                cannot be made to leave out.
         """
-        config, vocabulary = read_config(settings.path), read_vocabulary(settings.path)
-        logit_size = int(config.vocab_size)
+        config, tokens = read_config(settings.path), read_tokens(settings.path)
+        vocabulary, rows = tokens.vocabulary, int(config.vocab_size)
+        check_head(settings.path, vocabulary, rows)
         context = min(int(getattr(config, "max_position_embeddings", settings.token_budget)), settings.token_budget)
         check_weight_files("teacher.path", Path(settings.path))
         # vLLM reads these when it is imported; in one process it starts in seconds, and dies with its service.
@@ -58,15 +68,18 @@ class VllmEngine:
                 # One more than is scored: vLLM always samples a token after the prompt.
                 max_model_len=context,
                 max_logprobs=max(settings.max_top_k, 1),
-                max_num_batched_tokens=max(256, min(settings.token_budget, LOGITS_AT_ONCE // logit_size)),
+                max_num_batched_tokens=max(256, min(settings.token_budget, LOGITS_AT_ONCE // rows)),
                 distributed_executor_backend="uni",
                 enforce_eager=True,
                 disable_log_stats=True,
             )
         except Exception as error:
             raise UserError(f"teacher.path {settings.path}: vLLM cannot load it ({first_line(error)}).") from None
-        self.info = EngineInfo("vllm", engine_version("vllm"), vocabulary, logit_size, context - 1)
-        self.score([ScoreItem((0, 1), (np.asarray([2, 3]),))])
+        if rows > vocabulary.size:
+            self._cut_padding(settings.path, vocabulary.size, int(config.hidden_size))
+        # At temperature 0 as well, a token with this bias is never taken; the log-probabilities are those without it.
+        self._never = dict.fromkeys(tokens.holes, float("-inf")) or None
+        self.info = EngineInfo("vllm", engine_version("vllm"), settings.dtype, vocabulary, context - 1, MAX_TEMPERATURE)
 
     def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[ResponseScore, ...]]:
         """See `Engine.score`. The tail is log(1 - sum of the top k): below about 1e-6 only its order is right."""
@@ -100,6 +113,7 @@ class VllmEngine:
                     ignore_eos=True,
                     seed=item.seed,
                     logprobs=0,
+                    logit_bias=self._never,
                     detokenize=False,
                 )
                 for item in items
@@ -114,6 +128,41 @@ class VllmEngine:
             answers.append(Generated(np.asarray(ids, dtype=np.int64), np.asarray(logprobs, dtype=np.float32)))
         forward = sum(len(item.prompt) + len(answer.token_ids) for item, answer in zip(items, answers, strict=True))
         return Batch(answers, forward, 0)
+
+    def _cut_padding(self, path: str, size: int, hidden_size: int) -> None:
+        """Have vLLM compute logits for the first `size` rows of the head alone, and see that it does.
+
+        Raises:
+            UserError: if it does not.
+        """
+        cut: Callable[[Any], int] = partial(_cut_padding, size=size, hidden_size=hidden_size)
+        try:
+            found = self.llm.apply_model(cut)
+        except Exception as error:
+            found, reason = [], f" ({first_line(error)})"
+        else:
+            reason = f" ({found[0]} logits for {size} tokens)" if found else ""
+        if set(found) != {size}:
+            raise UserError(
+                f"teacher.path {path}: its output head is padded, and vLLM cannot be made to leave the padding"
+                f" out{reason}; set teacher.engine to transformers."
+            )
+
+
+def _cut_padding(model: Any, size: int, hidden_size: int) -> int:
+    """Cut the logits of vLLM's `model` at `size`; gives how many logits a position has then.
+
+    vLLM cuts off the rows by which it pads a head itself, and takes the checkpoint's own for tokens.
+    """
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    for module in model.modules():
+        if isinstance(module, LogitsProcessor):
+            module.org_vocab_size = min(module.org_vocab_size, size)
+    weight = next(model.parameters())
+    with torch.inference_mode():
+        logits = model.compute_logits(weight.new_zeros(1, hidden_size))
+    return int(logits.shape[-1])
 
 
 def _read(positions: Sequence[Mapping[int, Any]], tokens: Sequence[int], top_k: int) -> ResponseScore:
