@@ -23,6 +23,8 @@ class HostileTeacher(teacher_pb2_grpc.LogprobServiceServicer):
         self.spoil = spoil
         self.model = model
         self.vocabulary: Vocabulary = vocabulary_of(make_tokenizer())
+        self.probe: list[float] = []
+        """Its log-probabilities of the probe; an older teacher tells none."""
         self.asked = 0
         self.server: Any = None
         self.address = ""
@@ -51,6 +53,7 @@ class HostileTeacher(teacher_pb2_grpc.LogprobServiceServicer):
             limits=pb.Limits(
                 max_context_tokens=1000, max_tokens_per_request=1000, max_responses_per_request=8, max_top_k=8
             ),
+            probe_logprobs=self.probe,
         )
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802

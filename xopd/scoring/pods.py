@@ -11,6 +11,7 @@ from xopd.data.vocabulary import Vocabulary, describe_difference
 from xopd.errors import UserError
 from xopd.scoring.channel import client_options
 from xopd.scoring.doors import open_channel
+from xopd.scoring.replicas import Reference, probe_of, probe_problem
 from xopd.security import Doors
 from xopd.security.doors import ENDPOINT_FILE
 from xopd.text_files import EncodingError, read_text
@@ -119,10 +120,15 @@ class Pod:
         most = MOST_BATCHES * self.info.limits.max_tokens_per_request
         return self.requests == 0 or (self.requests < MOST_REQUESTS and self.tokens + tokens <= most)
 
-    def take_info(self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None) -> None:
-        """Admit the pod, or note why it must not be used: it must have the student's vocabulary, and serve `model`."""
+    def take_info(
+        self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None, reference: Reference | None
+    ) -> None:
+        """Admit the pod, or note why it must not be used.
+
+        It must have the student's vocabulary, serve `model`, and score as the pod does that `reference` tells of.
+        """
         self.info = info
-        self.refusal = self._refusal(info, student, model)
+        self.refusal = self._refusal(info, student, model, reference)
         self.admitted = self.refusal is None
         self.problem = self.refusal or ""
 
@@ -141,7 +147,9 @@ class Pod:
             "scored_tokens": self.scored_tokens,
         }
 
-    def _refusal(self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None) -> str | None:
+    def _refusal(
+        self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None, reference: Reference | None
+    ) -> str | None:
         if info.protocol < PROTOCOL:
             return f"speaks protocol {info.protocol}, this side {PROTOCOL}: upgrade it"
         difference = describe_difference(student, vocabulary_from(info)) if student is not None else None
@@ -149,7 +157,7 @@ class Pod:
             return f"{difference}; serve a teacher with the student's vocabulary"
         if model is not None and info.model != model:
             return f"serves {info.model}, this run's teacher is {model}: serve that one, or start anew"
-        return None
+        return probe_problem(probe_of(info, self.address), reference)
 
 
 def open_pod(source: Source, named: Endpoint, key: tuple[str, int], doors: Doors) -> Pod:

@@ -2,7 +2,7 @@
 
 Invariants:
 - A pod takes calls only after it answered Info with the right vocabulary, and again only so after each failure.
-- All pods serve one model, from the first that was admitted on: a run has one teacher.
+- All pods serve one model and give the scores of the first that was admitted: a run has one teacher.
 - A pod that a name no longer points to, or a file no longer lists, is finished, not cut off.
 - Nobody waits for a pod longer than the patience.
 """
@@ -24,6 +24,7 @@ from xopd.errors import UserError
 from xopd.scoring.doors import UNWELCOME
 from xopd.scoring.errors import TeacherUnreachableError
 from xopd.scoring.pods import Endpoint, EndpointFile, Pod, Source, numeric_addresses, open_pod
+from xopd.scoring.replicas import Reference, probe_of
 from xopd.security import Doors
 from xopd.security.diagnosis import tls_trouble
 from xopd.v1 import teacher_pb2 as pb
@@ -53,6 +54,8 @@ class PodPool:
         self.student: Vocabulary | None = None
         self.model: str | None = None
         """What every pod must serve: the model of the first that was admitted with the student's vocabulary."""
+        self.reference: Reference | None = None
+        """How every pod must score: as the first of these that tells it."""
         self._pods: dict[tuple[str, int], Pod] = {}
         self._lookup_problems: dict[Source, str] = dict.fromkeys(sources, "not looked up yet")
         self._changed = asyncio.Condition()
@@ -85,7 +88,7 @@ class PodPool:
 
         Raises:
             TeacherUnreachableError: if there was none within the patience.
-            UserError: if every pod has another vocabulary or protocol.
+            UserError: if every pod has another vocabulary or protocol, or is no replica of the first.
         """
         pod = await self._acquire(tokens, avoid)
         try:
@@ -121,7 +124,7 @@ class PodPool:
         """From now on admit only pods with this vocabulary; returns once the pods have been asked.
 
         Raises:
-            UserError: if a pod has another one, naming the difference, or if two serve different models.
+            UserError: if a pod has another one, naming the difference, or if two serve different models or weights.
             TeacherUnreachableError: if none answers within the patience.
         """
         self.student = student
@@ -172,9 +175,13 @@ class PodPool:
                 await self._changed.wait()
 
     def _take_info(self, pod: Pod, info: pb.InfoResponse) -> None:
-        pod.take_info(info, self.student, self.model)
-        if pod.admitted and self.student is not None and self.model is None:
-            self.model = info.model
+        before = pod.refusal
+        pod.take_info(info, self.student, self.model, self.reference)
+        if pod.refusal is not None and pod.refusal != before:
+            log.warning("teacher refused", pod=pod.address, reason=pod.refusal)
+        if pod.admitted and self.student is not None:
+            self.model = self.model or info.model
+            self.reference = self.reference or probe_of(info, pod.address)
 
     def problems(self) -> str:
         """Why names and pods cannot be used, as one clause."""
