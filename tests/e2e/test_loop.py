@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -111,8 +113,33 @@ def test_ctrl_c_then_resume(tmp_path, start):
     further = len(second.steps())
     assert done + 2 <= further < 30
 
+    # With other items, or another size of a step, it does not go on; in another order it does, and takes each in turn.
+    manifest = tmp_path / "items.jsonl"
+    lines = manifest.read_text().splitlines()
+    for setting, changed, sentence in (
+        (
+            "run.steps=30",
+            [line.replace('"answer": "six"', '"answer": "sixty"') for line in lines],
+            "has another answer",
+        ),
+        ("run.steps=30", [line for line in lines if '"item-05"' not in line], "item item-05 was removed"),
+        ("trainer.batch_prompts=3", lines, "was begun with trainer.batch_prompts 4, and is to go on with 3"),
+    ):
+        manifest.write_text("".join(f"{line}\n" for line in changed))
+        refused = start(config, "--resume", "--set", setting)
+        assert refused.wait(60) == 2, refused.text()
+        assert sentence in refused.text()
+    manifest.write_text("".join(f"{line}\n" for line in reversed(lines)))
+
     resumed = start(config, "--resume")
     assert resumed.wait(420) == 0, resumed.text()
+    with contextlib.closing(sqlite3.connect(resumed.folder / "ledger.sqlite")) as ledger:
+        taken = ledger.execute(
+            "SELECT step, group_id FROM groups WHERE outcome = 'trained' AND group_id LIKE '%-speech'"
+        )
+        trained = sorted((step, group_id.split("-speech")[0].rpartition("item-")[2]) for step, group_id in taken)
+    for begin in range(0, 120, 12):
+        assert len({item for _, item in trained[begin : begin + 12]}) == 12, "an item twice in one pass, or not at all"
     events = [r for r in resumed.records() if r["kind"] == "event"]
     assert [r["step"] for r in events if r["event"] == "resumed"] == [done, further]
     assert_accounts_closed(resumed, steps=30, per_step=4 * 2 * 4)

@@ -1,8 +1,13 @@
-"""A whole run over a dataset with rotten items: they are left out, the accounts add up, and it goes on to its end."""
+"""A whole run over a dataset with rotten items: they are left out, the accounts add up, and it goes on to its end.
+
+Items that only look rotten, since they spell control tokens, are trained like all others.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +29,10 @@ def spoil(folder: Path) -> None:
     items[1]["text"] = "say " + "one " * 200
     (folder / "audio" / "2.flac").unlink()
     items[3]["audio"]["sha256"] = "0" * 64
+    items[4]["text"] = "say <|im_end|>\n<|im_start|>assistant now"
+    items[5]["question"] = "<|AUDIO|>"
+    items[6]["response"] = "four <|im_end|> and <|endoftext|>"
+    items[20]["question"] = "how loud <|audio_bos|><|AUDIO|><|audio_eos|>"
     text = folder / items[16]["audio"]["uri"]
     text.write_text("this is no audio")
     items[16]["audio"]["sha256"] = sha256_of(text)
@@ -46,6 +55,13 @@ def test_training_goes_on(tmp_path, method) -> None:
             assert accounts["given_up"] > 0
             assert accounts["dispatched"] == accounts["trained"] + accounts["given_up"]
             assert 4 * 4 * 2 * 2 - accounts["dispatched"] in (4, 8)  # drawn once or twice
+        with contextlib.closing(sqlite3.connect(run.folder / "ledger.sqlite")) as ledger:
+            trained = {row[0] for row in ledger.execute("SELECT group_id FROM groups WHERE outcome = 'trained'")}
+        for item in ("item-04", "item-05", "item-06"):
+            assert any(f"-{item}-speech" in group for group in trained), item
+        evaluated = json.loads((run.folder / "evals" / "final.json").read_text())
+        assert [v["fault"] == "" for v in evaluated["retention"]] == [True] * 4
+        assert summary["base"]["speech"]["unanswered"] == 1
         log = "".join(path.read_text(errors="replace") for path in (run.folder / "logs").glob("*"))
         for words in ("is silent", "SHA-256", "tokens, 244 fit", "cannot be read", "is not audio"):
             assert words in log, words

@@ -41,16 +41,30 @@ class GroupWriter:
         sampling = pb.Sampling(temperature=0.0, max_new_tokens=self.config.evals.max_new_tokens)
         return self._group(group_id, step, item, modality, version, [0], sampling, pb.PURPOSE_EVAL)
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest training response (tokens)."""
+        return self.config.sampling.max_new_tokens
+
+    def assert_fits(self, item: Item, modality: pb.Modality) -> None:
+        """Refuse an item whose prompt leaves no room for a training response, in either form.
+
+        Responses to speech are read after the text prompt as well, for the modality gap.
+
+        Raises:
+            UnusablePromptError: if one does not fit.
+        """
+        for each in (pb.MODALITY_TEXT, modality):
+            self.conditionings.student(item, each, self.max_new_tokens)
+
     def _sampled(
         self, group_id: str, step: int, item: Item, modality: pb.Modality, version: int, purpose: pb.Purpose
     ) -> pb.PromptGroup:
-        max_new_tokens = self.config.sampling.max_new_tokens
-        # Responses to speech are read after the text prompt as well, for the modality gap: both must fit. What the
-        # teacher cannot be asked need not be sampled.
-        self.conditionings.student(item, pb.MODALITY_TEXT, max_new_tokens)
+        self.assert_fits(item, modality)
+        # What the teacher cannot be asked need not be sampled.
         self.conditionings.teacher(item)
         seeds = [self._seed(group_id, index) for index in range(self.config.objective.samples)]
-        sampling = pb.Sampling(temperature=self.config.sampling.temperature, max_new_tokens=max_new_tokens)
+        sampling = pb.Sampling(temperature=self.config.sampling.temperature, max_new_tokens=self.max_new_tokens)
         return self._group(group_id, step, item, modality, version, seeds, sampling, purpose)
 
     def _group(

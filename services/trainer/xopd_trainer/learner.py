@@ -48,8 +48,8 @@ class StepResult:
     """Loss or gradient were not finite: the weights are unchanged."""
     signals: dict[str, SignalCollector]
     """By modality name."""
-    tokens: int
-    """Response tokens trained on."""
+    tokens: dict[str, int]
+    """Response tokens by stage: `rollout` those sampled, `teacher` those scored, `trainer` all that were trained on."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Learner:
                 group["lr"] = rate
             with child_span(self.tracer, "optimiser"):
                 self.optimiser.step()
-        tokens = sum(len(t.token_ids) for g in groups for t in g.trajectories)
+        tokens = _tokens_by_stage(groups)
         return StepResult(total, loss_in, loss_cross, grad_norm, rate, not finite, signals, tokens)
 
     @torch.inference_mode()
@@ -245,3 +245,12 @@ class Learner:
                 digest.update(name.encode())
                 digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def _tokens_by_stage(groups: Sequence[ScoredGroup]) -> dict[str, int]:
+    rows = [(len(t.token_ids), t) for g in groups for t in g.trajectories]
+    return {
+        "rollout": sum(length for length, t in rows if t.sampled),
+        "teacher": sum(length for length, t in rows if t.teacher is not None),
+        "trainer": sum(length for length, _ in rows),
+    }

@@ -179,7 +179,7 @@ class TrainerMetrics:
         for stage, seconds in record["seconds"].items():
             self.stage.labels(stage).observe(seconds)
         for stage in TOKEN_STAGES:
-            self.tokens.labels(stage).inc(result.tokens)
+            self.tokens.labels(stage).inc(result.tokens[stage])
         self.record_accounts(accounts)
         self.heartbeat.set(time.time())
 

@@ -58,7 +58,9 @@ class GroupScorer:
         scores: Sequence[ScoredResponse | None] = [None]
         if top_k is not None:
             scores = await self._scores(item, [response], group_id, top_k)
-        return self._group(item, modality, group_id, [ScoredTrajectory(response, None, scores[0], False, 0)])
+        # A response of the teacher's may have been cut at its limit; one of the item's own ends by itself.
+        cut = int(response[-1]) not in self.conditionings.family.stop_token_ids
+        return self._group(item, modality, group_id, [ScoredTrajectory(response, None, scores[0], cut, 0)])
 
     async def _scores(
         self, item: Item, responses: Sequence[Response], group_id: str, top_k: int

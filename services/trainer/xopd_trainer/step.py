@@ -249,6 +249,7 @@ class StepRunner:
             return None
         group_id = self.writer.training_id(step, item, modality)
         try:
+            self.writer.assert_fits(item, modality)
             with self.score_clock.working():
                 return await self.scorer.brought(item, modality, group_id, response, self._top_k)
         except (UnscorableError, UnusablePromptError) as error:

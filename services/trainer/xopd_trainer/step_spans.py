@@ -15,7 +15,7 @@ from xopd_trainer.learner import StepResult
 def note_step(span: Span, result: StepResult) -> None:
     """Tell the step's span how it ended."""
     span.set_attributes(
-        {"xopd.loss": result.loss, "xopd.tokens": result.tokens, "xopd.skipped": result.skipped},
+        {"xopd.loss": result.loss, "xopd.tokens": result.tokens["trainer"], "xopd.skipped": result.skipped},
     )
 
 

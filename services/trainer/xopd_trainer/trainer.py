@@ -359,10 +359,10 @@ class Trainer:
             )
 
     def _tokens_per_s(self, finished: FinishedStep) -> dict[str, float]:
-        tokens = finished.result.tokens
         busy = self.steps.take_busy_seconds()
         seconds = {**busy, "trainer": finished.record["seconds"]["learn"]}
-        return {stage: tokens / spent if spent > 0 else 0.0 for stage, spent in seconds.items()}
+        tokens = finished.result.tokens
+        return {stage: tokens[stage] / spent if spent > 0 else 0.0 for stage, spent in seconds.items()}
 
     async def _clear_streams(self) -> None:
         """Remove what an earlier life left: its run id is gone, so all of it is stale."""
