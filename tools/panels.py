@@ -94,7 +94,7 @@ TRAINING: dict[str, list[Panel]] = {
             ("xopd_trainer_importance_ratio_max", "{{modality}} max"),
             about="1 up to rounding while strictly on-policy.",
         ),
-        by_modality("Clamped or truncated tokens", "percentunit", "xopd_trainer_clipped_share"),
+        by_modality("Clamped or truncated share", "percentunit", "xopd_trainer_clipped_share"),
         panel("Steps skipped (non-finite)", "none", ("xopd_trainer_steps_skipped_total", "skipped"), kind="stat"),
     ],
 }

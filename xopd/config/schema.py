@@ -200,7 +200,9 @@ class TrainerSettings(Section):
         " weights as they were.",
     )
     overlap_top_k: NonNegativeInt = Field(
-        8, description="k of the logged top-k overlap of student and teacher; 0 leaves it out."
+        8,
+        description="k of the logged top-k overlap of student and teacher; 0 leaves it out. Training steps of a method"
+        " that asks for fewer tokens (`objective.top_k`) have none.",
     )
     gap_groups: NonNegativeInt = Field(
         4,

@@ -10,6 +10,7 @@ from xopd.objective.distributions import (
 )
 from xopd.objective.logprobs import entropy, token_logprobs
 from xopd.objective.xopd import (
+    ExpectedTerms,
     ModalityTerms,
     advantages,
     combine_modalities,
@@ -20,6 +21,7 @@ from xopd.objective.xopd import (
 
 __all__ = [
     "Aggregation",
+    "ExpectedTerms",
     "ModalityTerms",
     "TeacherTop",
     "Totals",

@@ -43,6 +43,16 @@ class ModalityTerms:
     """1 where the clamp, the truncation or the ratio's mask changed something."""
 
 
+@dataclass(frozen=True)
+class ExpectedTerms:
+    """What one modality's loss in closed form was made of."""
+
+    loss: Tensor
+    """L_m, a scalar, differentiable."""
+    clipped: Tensor
+    """Σ_v π_θ(v) over the buckets v whose advantage the clamp changed: [responses, tokens], in [0, 1], no gradient."""
+
+
 def advantages(teacher_logprobs: Tensor, policy_logprobs: Tensor) -> Tensor:
     """Equations 1 and 2: A_t, without gradient.
 
@@ -113,7 +123,7 @@ def expected_modality_loss(
     aggregation: Aggregation = "sequence_mean",
     advantage_clamp: float | None = None,
     totals: Totals | None = None,
-) -> Tensor:
+) -> ExpectedTerms:
     """Equations 3 and 4 with the next token's expectation in closed form, Σ_v π_θ(v) stopgrad(A(v)).
 
     v runs over the buckets of `xopd.objective.distributions`. Its value without a clamp is the reverse KL, and so is
@@ -128,14 +138,20 @@ def expected_modality_loss(
         totals: likewise.
 
     Returns:
-        The loss, a scalar.
+        The loss, and the share of the policy's mass that the clamp changed, 0 without a clamp and on padding. The
+        losses of a batch's micro-batches add up to the batch's loss.
     """
     policy = policy_buckets(logits, teacher_top.token_ids)
     advantage = advantages(teacher_top.buckets(), policy)
-    if advantage_clamp is not None:
-        advantage = advantage.clamp(-advantage_clamp, advantage_clamp)
-    gains = (policy.exp() * advantage).sum(-1)
-    return -mean_over_tokens(torch.where(mask > 0, gains, torch.zeros_like(gains)), mask, aggregation, totals)
+    used = advantage if advantage_clamp is None else advantage.clamp(-advantage_clamp, advantage_clamp)
+    inside = mask > 0
+    gains = (policy.exp() * used).sum(-1)
+    # Rounding may take the sum of all buckets above 1.
+    clipped = (policy.detach().exp() * (used != advantage)).sum(-1).clamp(max=1.0)
+    return ExpectedTerms(
+        -mean_over_tokens(torch.where(inside, gains, torch.zeros_like(gains)), mask, aggregation, totals),
+        torch.where(inside, clipped, torch.zeros_like(clipped)),
+    )
 
 
 def combine_modalities(loss_in: Tensor | None, loss_cross: Tensor | None, lambda_: float) -> Tensor:

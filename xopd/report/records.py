@@ -51,7 +51,8 @@ class Ratios(Record):
 
     mean: float = 1.0
     max: float = 1.0
-    clipped_share: float = 0.0
+    clipped_share: float | None = None
+    """Share of tokens, or of the policy's mass, that a limit of the loss changed; None for a loss without limits."""
 
 
 class ModalityStep(Record):

@@ -77,6 +77,13 @@ def expected_gain(policy, teacher, clamp=None):
     return total
 
 
+def clamped_mass(policy, teacher, clamp=None):
+    """The policy's probability of all v whose advantage lies outside [-clamp, clamp]; of two lists of probabilities."""
+    if clamp is None:
+        return 0.0
+    return sum(p for p, t in zip(policy, teacher, strict=True) if abs(math.log(t) - math.log(p)) > clamp)
+
+
 def random_lengths(seed, responses, tokens):
     """Lengths from 1 to `tokens`, and their mask."""
     lengths = np.random.default_rng(seed).integers(1, tokens + 1, responses).tolist()

@@ -62,7 +62,7 @@ def test_a_step_fills_the_trainers_figures() -> None:
     metrics = TrainerMetrics()
     metrics.record_step(
         {"step": 3, "policy_version": 3, "seconds": {"rollout": 1.0, "total": 2.0}},
-        StepResult(float("nan"), 0.1, None, 1.0, 1e-4, True, {}, 64),
+        StepResult(float("nan"), 0.1, None, 1.0, 1e-4, True, {}, {"rollout": 48, "teacher": 64, "trainer": 96}),
         Accounts(dispatched=8, trained=8, redispatched=2),
     )
     metrics.record_lag(1, 2)
@@ -73,7 +73,8 @@ def test_a_step_fills_the_trainers_figures() -> None:
         return metrics.registry.get_sample_value(name, labels)
 
     assert value("xopd_trainer_steps_skipped_total") == 1
-    assert value("xopd_trainer_tokens_total", stage="teacher") == 64
+    stages = ("rollout", "teacher", "trainer")
+    assert [value("xopd_trainer_tokens_total", stage=stage) for stage in stages] == [48, 64, 96]
     assert value("xopd_trainer_trajectories", outcome="redispatched") == 2
     assert value("xopd_trainer_policy_lag", part="in_flight") == 1
     assert value("xopd_trainer_policy_lag", part="in_queue") == 2

@@ -1,6 +1,7 @@
 """The logged signals against plain computations, and that measuring changes nothing."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from xopd_trainer.optimiser import optimiser_tensors
 from xopd_trainer.signals import repetition
 
-from tests.unit.trainer.groups import CASES, MODALITIES, batch, make_group, make_learner, with_objective
+from tests.unit.objective import references
+from tests.unit.trainer.groups import ALL_TOKENS, CASES, MODALITIES, batch, make_group, make_learner, with_objective
 from tests.unit.trainer.naive import PlainStudent
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
@@ -83,7 +85,7 @@ def test_a_summary_is_what_plain_transformers_gives(config, family, features, cl
         expected = naive_signals(student, [g for g in groups if g.modality == modality])
         assert expected["top_k_overlap"] > 0
         advantages = stepped[name].advantage_values()
-        shares = {"measure": 0.0, "step": float((np.abs(advantages) > 2.0).mean())}
+        shares = {"measure": None, "step": float((np.abs(advantages) > 2.0).mean())}
         for source, signals in (("measure", measured), ("step", stepped)):
             found = signals[name].summary()
             found.pop("modality_gap")
@@ -93,6 +95,79 @@ def test_a_summary_is_what_plain_transformers_gives(config, family, features, cl
                 assert found.pop(nested) == pytest.approx(expected[nested], rel=1e-4, abs=1e-5)
             rest = {key: value for key, value in expected.items() if key not in ("advantage", "ratio")}
             assert found == pytest.approx(rest, rel=1e-4, abs=1e-5)
+
+
+@torch.no_grad()
+def naive_clipped_share(student, groups, clamp):
+    """Σ_v π_θ(v) over the teacher's tokens and one bucket for the rest where |A(v)| > clamp, in Python floats; mean."""
+    shares = []
+    for group in groups:
+        for row in group.trajectories:
+            logits = student.logits(group, row).double().tolist()
+            for t in range(len(row.token_ids)):
+                named = row.teacher.top_token_ids[t].tolist()
+                theirs = [*row.teacher.top_logprobs[t].tolist(), float(row.teacher.tail_logprobs[t])]
+                ours = references.buckets(references.softmax(logits[t]), named)
+                shares.append(references.clamped_mass(ours, [math.exp(x) for x in theirs], clamp))
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("size", [1, 2, 16])
+@pytest.mark.parametrize("aggregation", ["sequence_mean", "token_mean"])
+@pytest.mark.parametrize(("estimator", "top_k", "clamp"), [("top_k", 5, 5.0), ("full", ALL_TOKENS, 1.0)])
+def test_the_clipped_share_is_that_of_the_loss_in_use(
+    config, family, features, clips, checkpoints, estimator, top_k, clamp, aggregation, size
+):
+    """Not that of the sampled tokens, which an expectation does not use."""
+    groups, student = batch(family, clips, top_k=top_k), PlainStudent(checkpoints[0], family)
+    objective = {"kl_estimator": estimator, "top_k": 5, "advantage_clamp": clamp, "aggregation": aggregation}
+    learner = make_learner(setting(config, objective, micro_batch_groups=size), family, features)
+    for name, collector in learner.step(1, groups).signals.items():
+        of_modality = [group for group in groups if MODALITY_NAMES[group.modality] == name]
+        expected = naive_clipped_share(student, of_modality, clamp)
+        sampled = float((np.abs(collector.advantage_values()) > clamp).mean())
+        assert 0.02 < expected < 0.98 and abs(expected - sampled) > 1e-3
+        assert collector.summary()["ratio"]["clipped_share"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("objective", "top_k", "share"),
+    [
+        ({}, 5, 0.0),
+        ({"kl_estimator": "top_k", "top_k": 5}, 5, 0.0),
+        ({"kl_estimator": "full"}, ALL_TOKENS, 0.0),
+        ({"kl_estimator": "full", "advantage_clamp": 1e-9}, ALL_TOKENS, 1.0),
+        ({"advantage_clamp": 1e-9}, 5, 1.0),
+        ({"method": "gkd", "top_k": 5}, 5, None),
+    ],
+)
+def test_the_clipped_share_of_a_loss_without_limits_and_of_one_that_clamps_all(
+    config, family, features, clips, objective, top_k, share
+):
+    learner = make_learner(setting(config, objective), family, features)
+    for collector in learner.step(1, batch(family, clips, top_k=top_k)).signals.values():
+        found = collector.summary()["ratio"]["clipped_share"]
+        assert found == (share if share is None else pytest.approx(share, abs=1e-6))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tokens_are_counted_at_the_stages_that_they_went_through(config, family, features, clips, case):
+    objective, options = CASES[case]
+    groups = batch(family, clips, **options)
+    rows = [row for group in groups for row in group.trajectories]
+    sampled = sum(len(row.token_ids) for row in rows if row.behaviour_logprobs is not None)
+    every = sum(len(row.token_ids) for row in rows)
+    supervised = objective.get("method") in ("sft", "offline_kd")
+    assert sampled == 0 if supervised else sampled > 0
+    tokens = make_learner(setting(config, objective), family, features).step(1, groups).tokens
+    assert tokens == {"rollout": sampled, "teacher": 0 if supervised else every, "trainer": every}
+
+
+@pytest.mark.parametrize(("named", "shown"), [(2, False), (3, True), (5, True)])
+def test_the_overlap_is_over_the_k_of_the_setting_or_not_there(config, family, features, clips, named, shown):
+    learner = make_learner(setting(config, {}), family, features)
+    for collector in learner.measure(batch(family, clips, top_k=named)).values():
+        assert (collector.summary()["top_k_overlap"] is not None) == shown
 
 
 @pytest.mark.parametrize(("compared", "size"), [(1, 16), (2, 16), (2, 1), (9, 2)])
