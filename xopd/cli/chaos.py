@@ -97,7 +97,8 @@ def _disturbed(
     from xopd.ledger.audit import audit_run
     from xopd.security import open_doors
 
-    Checks(settings).run_quick()
+    for warning in Checks(settings).run_quick():
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     with locked(folder_of(settings)):
         folder = prepare(settings, config, resume=False, overwrite=True)
         view = make_view(console, settings.run.name, settings.run.steps, plain)

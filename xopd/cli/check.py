@@ -35,6 +35,7 @@ def check(
     marks = {
         "ok": Text("✓", style="green"),
         "failed": Text("✕", style="red"),
+        "warning": Text("!", style="yellow"),
         "left out": Text("–", style="bright_black"),
     }
     table.add_row(marks["ok"], "configuration", config)

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xopd.data import Item
-from xopd.data.audio import AudioError, AudioRules, check_header, fetch_audio, read_header
+from xopd.data.audio import AudioError, AudioHeader, AudioRules, check_header, fetch_audio, read_header
 from xopd.data.places import is_local
 
 
-def bad_headers(items: Sequence[Item], rules: AudioRules) -> Iterator[tuple[Item, AudioError]]:
-    """Look at size and header of every clip on this machine's disks; yields those that a run would refuse for them."""
+def read_headers(items: Sequence[Item], rules: AudioRules) -> Iterator[tuple[Item, AudioHeader | AudioError]]:
+    """Look at size and header of every clip on this machine's disks; an error is what a run would refuse it for."""
     for item in items:
         if is_local(item.audio.uri):
             try:
-                _check_file(Path(item.audio.uri), rules)
+                yield item, _header_of(Path(item.audio.uri), rules)
             except AudioError as error:
                 yield item, error
 
@@ -29,9 +29,12 @@ def bad_clips(items: Sequence[Item], rules: AudioRules) -> Iterator[tuple[Item, 
             yield item, error
 
 
-def _check_file(path: Path, rules: AudioRules) -> None:
+def _header_of(path: Path, rules: AudioRules) -> AudioHeader:
     if not path.is_file():
         raise AudioError("missing", str(path), "there is no such file")
     if path.stat().st_size > rules.max_bytes:
         raise AudioError("size", str(path), f"has more than {rules.max_bytes:,} bytes (data.max_audio_bytes)")
-    check_header(read_header(path), str(path), rules.max_seconds)
+    header = read_header(path)
+    check_header(header, str(path), rules.max_seconds)
+    rules.check_heard(header.seconds, str(path))
+    return header

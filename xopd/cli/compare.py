@@ -33,7 +33,7 @@ def compare(
     from rich.console import Console
 
     from xopd.cli.checks import Checks
-    from xopd.cli.comparison.cells import open_folder
+    from xopd.cli.comparison.cells import open_folder, refuse_other_items
     from xopd.cli.comparison.matrix import plan_matrix, plan_search, read_comparison_file
     from xopd.cli.comparison.run import command_line, finish_comparison, finish_search, run_cells
     from xopd.cli.rundir import RunFolder, locked
@@ -47,11 +47,16 @@ def compare(
         matrix = plan_search(file, path, set_ or (), directory)
     else:
         matrix = plan_matrix(file, path, set_ or (), quick, directory)
+    warnings: dict[str, None] = {}
     for cell in {cell.entry.name: cell for cell in matrix.cells}.values():
-        Checks(cell.config).run_quick()
+        checks = Checks(cell.config)
+        warnings |= dict.fromkeys(checks.run_quick())
+    for warning in warnings:
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     command = command_line(config, set_ or (), quick, search, directory, jobs)
     with locked(RunFolder(matrix.folder)):
         cells = open_folder(matrix, overwrite)
+        refuse_other_items(cells, checks.items)
         asyncio.run(run_cells(console, matrix, cells, plain, start_timeout, command))
         if search:
             finish_search(console, matrix, cells, command)

@@ -27,6 +27,9 @@ def stats(
         typer.Option(help="Folder or URI below which clips may lie (data.audio_roots); by default the manifest's."),
     ] = None,
     max_seconds: Annotated[float, typer.Option(help="Longest clip (data.max_audio_seconds).")] = 30.0,
+    student: Annotated[
+        str | None, typer.Option(help="Checkpoint (student.path) whose audio tower shall hear each clip to its end.")
+    ] = None,
 ) -> None:
     """Print one row a split and kind; with `--clips` also the bad ones, and then fail if there are any."""
     from pydantic import ValidationError
@@ -53,7 +56,12 @@ def stats(
         )
     except ValidationError as error:
         raise UserError(f"xopd data stats: {first_message(error)}.") from None
-    rules = AudioRules.of(settings)
+    family = None
+    if student is not None:
+        from xopd.families import open_family
+
+        family = open_family(student)
+    rules = AudioRules.of(settings, family)
     items = load_items(manifest, rules.places)
     counts = Counter((item.split, item.kind, item.family) for item in items)
     seconds: Counter[tuple[str, str, str]] = Counter()

@@ -13,7 +13,7 @@ from xopd.cli.rundir import RunFolder
 from xopd.cli.show import count, duration, percent
 from xopd.report.palette import QUIET, STAGES
 from xopd.report.records import Seconds, Summary, read_summary
-from xopd.report.table import rich_table
+from xopd.report.table import incomplete, rich_table
 
 BAR = 24
 """Widest bar of the time table (characters)."""
@@ -36,6 +36,8 @@ def print_summary(console: Console, summary: Summary) -> None:
     console.print(headline(summary))
     console.print()
     console.print(rich_table(summary))
+    for sentence in incomplete(summary):
+        console.print(sentence, style="yellow")
     if summary.seconds:
         console.print()
         console.print(time_table(summary.seconds, summary.wall_s))

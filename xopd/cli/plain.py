@@ -97,4 +97,5 @@ def eval_line(record: EvalRecord) -> str:
 
 
 def _score(score: Score) -> str:
-    return f"{percent(score.accuracy)} (n = {score.n})"
+    counted = [f"{number} {name}" for name, number in (("cut off", score.cut), ("missing", score.unanswered)) if number]
+    return f"{percent(score.accuracy)} (n = {', '.join([str(score.n), *counted])})"

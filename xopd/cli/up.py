@@ -35,7 +35,9 @@ def up(
 
     console = Console(highlight=False)
     settings = load_config(config, set_ or ())
-    Checks(settings).run_quick()
+    resumes = folder_of(settings).path if resume else None
+    for warning in Checks(settings).run_quick(resumes):
+        console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
     with locked(folder_of(settings)):
         folder = prepare(settings, config, resume, overwrite)
         fleet = plan_fleet(settings, folder, resume)

@@ -52,7 +52,9 @@ class DataSettings(Section):
     train_split: str = Field("train", description="Items with this `split` are trained on.")
     eval_split: str = Field("test", description="Items with this `split` are evaluated before and after.")
     dev_split: str = Field("dev", description="Items with this `split` are evaluated while training.")
-    max_audio_seconds: PositiveFloat = Field(30.0, description="Longer clips are refused.")
+    max_audio_seconds: PositiveFloat = Field(
+        30.0, description="Longer clips are refused; so are those beyond the window of the student's audio tower."
+    )
     max_audio_bytes: PositiveInt = Field(64 * MIB, description="Larger files of audio are refused (bytes).")
     uri_schemes: Annotated[list[UriScheme], Field(min_length=1)] = Field(
         ["file"],
@@ -313,6 +315,11 @@ class Config(BaseSettings):
         if self.sampling.max_new_tokens >= self.rollout.max_model_len:
             raise ValueError(
                 f"sampling.max_new_tokens ({self.sampling.max_new_tokens}) must be below rollout.max_model_len"
+                f" ({self.rollout.max_model_len}): the prompt needs room"
+            )
+        if self.evals.max_new_tokens >= self.rollout.max_model_len:
+            raise ValueError(
+                f"evals.max_new_tokens ({self.evals.max_new_tokens}) must be below rollout.max_model_len"
                 f" ({self.rollout.max_model_len}): the prompt needs room"
             )
         if self.objective.samples * self.sampling.max_new_tokens > MAX_GROUP_TOKENS:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 BLOCK = 1024
@@ -22,6 +24,29 @@ class Vocabulary:
     """Special tokens and their ids, by id."""
     block_hashes: tuple[int, ...]
     """An unsigned 64-bit hash for each BLOCK of ids."""
+
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+TOKENIZER_KEYS = ("added_tokens_decoder", "extra_special_tokens", "additional_special_tokens", "tokenizer_class")
+"""What of a tokenizer_config.json can add tokens."""
+
+
+def same_tokenizer_files(one: Path, other: Path) -> bool:
+    """Whether two checkpoints have the same tokenizer, file by file. Then their vocabularies agree; else they may."""
+    for name in TOKENIZER_FILES:
+        if _bytes_of(one / name) != _bytes_of(other / name):
+            return False
+    if _bytes_of(one / "tokenizer.json") is None:
+        return False
+    try:
+        first, second = (json.loads(_bytes_of(at / "tokenizer_config.json") or b"{}") for at in (one, other))
+        return all(first.get(key) == second.get(key) for key in TOKENIZER_KEYS)
+    except (ValueError, AttributeError):
+        return False
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:

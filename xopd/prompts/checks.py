@@ -97,8 +97,8 @@ class _Check:
                     self.conditionings.student(item, modality, target)
         if item.split != self.config.data.train_split and not can_be_right(item.answer):
             raise UserError(
-                f"item {item.id}: no response can be judged by its answer {item.answer!r}: what is compared are the words"
-                " after the last `answer` of a response, and they must not be empty; correct it."
+                f"item {item.id}: no response can be judged by its answer {item.answer!r}: compared are the words after"
+                " the last `answer` of a response, and they must not be empty; correct it."
             )
         modalities = [pb.MODALITY_SPEECH, *([pb.MODALITY_TEXT] if item.kind == "task" else [])]
         return max(self.conditionings.student_length(item, modality) for modality in modalities)

@@ -14,7 +14,7 @@ from xopd.report.palette import STAGES
 from xopd.report.records import Difference, RunFiles, Score, Summary
 from xopd.report.scale import scale_svg
 from xopd.report.style import CSS
-from xopd.report.table import Row, rows
+from xopd.report.table import Row, incomplete, rows
 
 FIGURES: tuple[tuple[str, Callable[[RunFiles], str | None]], ...] = (
     ("Accuracy while training", figures.accuracy_curve),
@@ -68,7 +68,7 @@ def _head(name: str, run: RunFiles) -> str:
         f'<p class="lead">{_lead(summary, ceiling)}</p>{scale_svg(summary, ceiling)}</header>'
         f'<h2>Scores</h2><p class="note">Test split, greedy answers; below each figure its 95 % interval. <i>Drop</i>'
         " is the relative loss against the text-only teacher’s text score: lower is better.</p>"
-        f"{_table(summary)}{_gains(summary)}"
+        f"{_table(summary)}{_incomplete(summary)}{_gains(summary)}"
     )
 
 
@@ -111,6 +111,10 @@ def _table(summary: Summary) -> str:
     head = "".join(f'<th class="{part}">{part}</th>' for part in ("speech", "text", "retention"))
     body = "".join(_table_row(row) for row in rows(summary))
     return f"<table><tr><th></th>{head}<th>drop, speech</th><th>drop, text</th></tr>{body}</table>"
+
+
+def _incomplete(summary: Summary) -> str:
+    return "".join(f'<p class="note">{escape(sentence)}</p>' for sentence in incomplete(summary))
 
 
 def _table_row(row: Row) -> str:

@@ -34,6 +34,10 @@ class Score(Record):
     accuracy: float
     n: int
     ci95: tuple[float, float] | None = None
+    cut: int = 0
+    """Answers that reached the longest length without an end: they count as wrong."""
+    unanswered: int = 0
+    """Items without an answer, such as those whose clip cannot be read: they count as wrong."""
 
 
 class Spread(Record):

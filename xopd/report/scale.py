@@ -25,7 +25,8 @@ def scale_svg(summary: Summary, ceiling: float | None = None) -> str:
     if not pairs:
         return ""
     top, bottom = 46, 46 + ROW * len(pairs)
-    low = _floor([s for _, base, final in pairs for s in (base, final)])
+    marks = [summary.teacher.text.accuracy] if summary.teacher.text is not None else []
+    low = _floor([s for _, base, final in pairs for s in (base, final)], [*marks, *([ceiling] if ceiling else [])])
 
     def _x(share: float) -> float:
         return LEFT + (WIDTH - LEFT - RIGHT) * (100 * share - low) / (100 - low)
@@ -74,8 +75,8 @@ def _mark(
     ]
 
 
-def _floor(scores: list[Score]) -> int:
-    lowest = min(score.ci95[0] if score.ci95 else score.accuracy for score in scores)
+def _floor(scores: list[Score], marks: list[float]) -> int:
+    lowest = min(*(score.ci95[0] if score.ci95 else score.accuracy for score in scores), *marks)
     return max(0, int(100 * lowest - 6) // 10 * 10)
 
 

@@ -40,6 +40,23 @@ def drop(reference: Score | None, score: Score | None) -> float | None:
     return 100.0 * (reference.accuracy - score.accuracy) / reference.accuracy
 
 
+def incomplete(summary: Summary) -> list[str]:
+    """Sentences on what among the wrong answers is no answer: cut off at the longest length, or missing."""
+    found = []
+    for row in rows(summary):
+        for part, score in (
+            ("speech", row.scores.speech),
+            ("text", row.scores.text),
+            ("retention", row.scores.retention),
+        ):
+            if score is None or not (score.cut or score.unanswered):
+                continue
+            parts = [f"{score.cut:,} were cut off at evals.max_new_tokens"] if score.cut else []
+            parts += [f"{score.unanswered:,} are missing"] if score.unanswered else []
+            found.append(f"{row.name}, {part}: of {score.n:,} answers {' and '.join(parts)}; they count as wrong.")
+    return found
+
+
 def rich_table(summary: Summary) -> Table:
     """The table for a terminal of 80 columns; after each score its 95 % interval."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
@@ -65,6 +82,7 @@ def markdown_table(summary: Summary) -> str:
         cells = [_score(score) for score in (row.scores.speech, row.scores.text, row.scores.retention)]
         cells += [_drop(row.drop_speech), _drop(row.drop_text)]
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    lines += [line for sentence in incomplete(summary) for line in ("", sentence)]
     return "\n".join(lines) + "\n"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,14 @@ from xopd.cli.rundir import RunFolder
 from xopd.config import dump_config
 from xopd.config.secrets import FILES
 from xopd.config.yaml12 import read_yaml, read_yaml_file
+from xopd.data import Item
 from xopd.errors import UserError
 from xopd.files import write_whole
+from xopd.ledger.begun import refuse_changes
 
 State = Literal["waiting", "running", "finished", "failed"]
 MANIFEST = "comparison.json"
+ANEW = "give --overwrite to run the whole comparison anew"
 PLACES = ("host", "port", "http_port", "pod_id", "url", "prefix", "endpoints", "insecure", "mutual_tls")
 IGNORED = frozenset(PLACES) | {name for _, name in FILES}
 """Settings of where services are and of their doors, which may change between two lives of a comparison."""
@@ -64,6 +67,16 @@ def open_folder(matrix: Matrix, overwrite: bool) -> list[Progress]:
         path.mkdir(parents=True, exist_ok=True)
     (matrix.folder / "config.yaml").write_text(dump_config(matrix.shared), encoding="utf-8")
     return cells
+
+
+def refuse_other_items(cells: Sequence[Progress], items: Sequence[Item]) -> None:
+    """Hold the runs that are begun or finished against the manifest's items: a table must not mix two datasets.
+
+    Raises:
+        UserError: naming a run's first changed items.
+    """
+    for progress in cells:
+        refuse_changes(progress.cell.folder, progress.cell.config, items, ANEW)
 
 
 def begin(progress: Progress, others: list[Progress]) -> bool:

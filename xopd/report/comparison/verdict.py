@@ -19,8 +19,10 @@ def headline(comparison: Comparison, figures: Figures) -> str:
     """The outcome in one line."""
     name, found = comparison.reference.title, figures.of(comparison.manifest.reference)
     closed = found.gap_closed
-    if closed is None:
+    if not found.scores:
         return f"{name} against {len(comparison.manifest.entries) - 1} others: not finished"
+    if closed is None:
+        return f"{name}: by voice the base student is not behind the text-only teacher, so there is no gap to close"
     if not proves_something(comparison, figures):
         return f"A smoke test of {len(comparison.manifest.entries)} trainings: it proves nothing about methods"
     if closed.mean <= 0:
