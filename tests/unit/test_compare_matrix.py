@@ -144,6 +144,8 @@ def test_what_a_search_chose_is_used(write, tmp_path):
         ({"entries": [{"name": "xopd", "label": "X"}] * 2}, {}, "entry xopd stands twice"),
         ({}, {"quick": True}, "has no `quick` section"),
         ({"search": SEARCH}, {}, "--search` first"),
+        ({"search": {**SEARCH, "learning_rates": [1e-4, 2e-4, 0.0001]}}, {}, "learning_rates holds 0.0001 twice"),
+        ({"search": {**SEARCH, "learning_rates": [1e-4, 1.00000004e-4]}}, {}, "learning_rates holds 0.0001 twice"),
         ({"run": "nowhere.yaml"}, {}, "there is no such configuration file"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.unit.synthetic_comparison import BASE, write_comparison
@@ -108,6 +110,14 @@ def test_nothing_finished_concludes_nothing(tmp_path):
     assert "nothing to conclude" in verdict(comparison, figures)[0]
     assert not proves_something(comparison, figures)
     assert "not finished" in headline(comparison, figures)
+
+
+def test_a_base_that_is_not_behind_is_not_called_unfinished(tmp_path):
+    comparison = read_comparison(write_comparison(tmp_path, names=["xopd", "sft"]))
+    figures = figures_of(comparison)
+    none = [dataclasses.replace(entry, gap_closed=None) for entry in figures.entries]
+    head = headline(comparison, dataclasses.replace(figures, entries=none))
+    assert "there is no gap to close" in head and "not finished" not in head
 
 
 def test_unfinished_trainings_are_counted(tmp_path):

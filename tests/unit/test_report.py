@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,8 @@ from tests.unit.synthetic_run import write_run
 from xopd.cli.finish import print_summary
 from xopd.errors import UserError
 from xopd.report.build import build_report
-from xopd.report.records import read_run, read_summary
+from xopd.report.records import Summary, read_run, read_summary
+from xopd.report.scale import LEFT, RIGHT, WIDTH, scale_svg
 from xopd.report.table import markdown_table, rows
 
 
@@ -125,3 +127,16 @@ def test_what_is_no_run_is_one_sentence(tmp_path):
     (tmp_path / "summary.json").write_text('{"steps": "many"}')
     with pytest.raises(UserError, match="`steps`"):
         build_report(tmp_path)
+
+
+@pytest.mark.parametrize(("teacher", "ceiling"), [(0.02, None), (0.99, 0.03), (0.05, 0.5), (0.99, None)])
+def test_every_mark_lies_on_the_scale(teacher, ceiling):
+    """Also those of a teacher, or a ceiling, below the student."""
+    scores = {"speech": {"accuracy": 0.8, "n": 100}, "text": {"accuracy": 0.9, "n": 100}}
+    summary = Summary.model_validate(
+        {"base": scores, "final": scores, "teacher": {"text": {"accuracy": teacher, "n": 9}}}
+    )
+    drawn = scale_svg(summary, ceiling)
+    places = [float(x) for x in re.findall(r'<line x1="([-\d.]+)"', drawn)]
+    assert len(places) > 4
+    assert LEFT <= min(places) <= max(places) <= WIDTH - RIGHT

@@ -48,6 +48,15 @@ class Search(Section):
     """JSON file of what was found, relative to this file."""
     set_: Settings = Field(default_factory=dict, alias="set")
 
+    @model_validator(mode="after")
+    def _candidates_differ(self) -> Search:
+        # A run of the search is named by its rate as it is shown.
+        shown = [f"{rate:g}" for rate in self.learning_rates]
+        for rate in shown:
+            if shown.count(rate) > 1:
+                raise ValueError(f"learning_rates holds {rate} twice, to six digits")
+        return self
+
 
 class Quick(Section):
     """The short form: fewer entries, seeds and steps."""
