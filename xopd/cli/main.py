@@ -12,6 +12,7 @@ import typer
 from xopd.cli import audit, chaos, check, compare, config, data, report, scale, status, up
 from xopd.cli.show import print_failure
 from xopd.errors import UserError
+from xopd.readable import use_readable_output
 
 app = typer.Typer(
     name="xopd",
@@ -36,6 +37,7 @@ app.add_typer(config.app, name="config")
 
 def main() -> None:
     """Run the command line; a UserError is one sentence and exit status 2 (1 where a service crashed)."""
+    use_readable_output()
     try:
         app()
     except UserError as error:

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from xopd.readable import UTF8_OUTPUT
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -22,7 +24,7 @@ def spawn(
     cwd: Path | None = None,
     stdin: bytes | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `argv` with both outputs appended to `log`.
+    """Start `argv` with both outputs appended to `log`, which a Python program writes in UTF-8.
 
     The child leads a session of its own, so a terminal's Ctrl-C reaches only its starter. On Linux it is sent
     SIGTERM when the thread that called `spawn` ends: call it from a thread that lives as long as the child should.
@@ -44,7 +46,7 @@ def spawn(
             stdin=readable,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=None if env is None else dict(env),
+            env={**(os.environ if env is None else env), **UTF8_OUTPUT},
             cwd=cwd,
             start_new_session=True,
             preexec_fn=_end_with_parent(),

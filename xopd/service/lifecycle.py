@@ -13,6 +13,7 @@ from typing import Any
 
 from xopd.errors import UserError
 from xopd.files import write_whole
+from xopd.readable import use_readable_output
 
 ADDRESS_FILE = "XOPD_ADDRESS_FILE"
 """Environment variable: where a service writes its addresses (JSON) once it listens."""
@@ -53,6 +54,7 @@ def run_service(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
 
     Exits 2 with one sentence on UserError, and 128 + the signal on StoppedEarlyError.
     """
+    use_readable_output()
     caught: list[int] = []
 
     async def _run() -> None:

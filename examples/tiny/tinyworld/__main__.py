@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from xopd.readable import use_readable_output
+
 from . import paths
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The tiny world: data, models, and a check.")
@@ -65,6 +67,7 @@ def check(
 
 def main() -> None:
     """Runs the command line; a foreseeable failure is one sentence, not a traceback."""
+    use_readable_output()
     try:
         app()
     except (FileNotFoundError, ValueError, ModuleNotFoundError, RuntimeError) as error:

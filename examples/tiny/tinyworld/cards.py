@@ -57,13 +57,15 @@ def write_student(folder: Path, seed: int) -> None:
         steps=r.steps, speech=r.speech, terse=r.terse_speech, retention=r.retention, text=r.text, dictation=r.dictation,
         terse_text=r.terse_text,
     )  # fmt: skip
-    (folder / "README.md").write_text(STUDENT + TRAINED.format(training=training, seed=seed))
+    (folder / "README.md").write_text(STUDENT + TRAINED.format(training=training, seed=seed), encoding="utf-8")
 
 
 def write_teacher(folder: Path, seed: int, steps: int) -> None:
     """The card of the teacher that the folder is named after, without figures as yet."""
     training = TEACHER_TRAINING.format(start=STARTS[folder.name], steps=steps)
-    (folder / "README.md").write_text(TEACHERS[folder.name] + TRAINED.format(training=training, seed=seed))
+    (folder / "README.md").write_text(
+        TEACHERS[folder.name] + TRAINED.format(training=training, seed=seed), encoding="utf-8"
+    )
 
 
 def add_figures(checkpoints: Path, figures: dict[str, Any]) -> None:
@@ -88,5 +90,5 @@ def add_figures(checkpoints: Path, figures: dict[str, Any]) -> None:
     for name, lines in rows.items():
         card = checkpoints / name / "README.md"
         if card.exists():
-            text = card.read_text().partition("\n" + MARK)[0]
-            card.write_text(text.rstrip("\n") + "\n\n" + head + "\n".join(lines) + "\n")
+            text = card.read_text(encoding="utf-8").partition("\n" + MARK)[0]
+            card.write_text(text.rstrip("\n") + "\n\n" + head + "\n".join(lines) + "\n", encoding="utf-8")

@@ -130,7 +130,7 @@ def measure_all(data: Path, checkpoints: Path, out: Path, console: Console, spli
     figures["families"] = {
         family: {name: round(sum(v) / len(v), 4) for name, v in found.items()} for family, found in families.items()
     }
-    out.write_text(json.dumps(figures, indent=2) + "\n")
+    out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     cards.add_figures(checkpoints, figures)
     table = Table("what", "accuracy", "n", title=f"split {split}")
     for name, row in (

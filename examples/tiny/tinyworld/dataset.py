@@ -172,7 +172,7 @@ def build_data(folder: Path, sizes: Sizes, seed: int, workers: int = 2) -> bool:
     """Makes `folder`; returns False, having done nothing, when it is already complete for these sizes and seed."""
     wanted = {"version": VERSION, "seed": seed, "sizes": asdict(sizes)}
     mark, manifest = folder / "complete.json", folder / "items.jsonl"
-    if mark.exists() and manifest.exists() and json.loads(mark.read_text()) == wanted:
+    if mark.exists() and manifest.exists() and json.loads(mark.read_text(encoding="utf-8")) == wanted:
         return False
     mark.unlink(missing_ok=True)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
@@ -194,17 +194,17 @@ def build_data(folder: Path, sizes: Sizes, seed: int, workers: int = 2) -> bool:
         for part, future in futures.values():
             if future is not None:
                 partial = part.with_suffix(".partial")
-                partial.write_text("".join(line + "\n" for line in future.result()))
+                partial.write_text("".join(line + "\n" for line in future.result()), encoding="utf-8")
                 partial.replace(part)
-            lines += part.read_text().splitlines()
+            lines += part.read_text(encoding="utf-8").splitlines()
             progress.advance(bar)
     partial = manifest.with_suffix(".partial")
-    partial.write_text("".join(line + "\n" for line in lines))
+    partial.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     partial.replace(manifest)
     for part in parts.iterdir():
         part.unlink()
     parts.rmdir()
-    mark.write_text(json.dumps(wanted) + "\n")
+    mark.write_text(json.dumps(wanted) + "\n", encoding="utf-8")
     return True
 
 
@@ -213,4 +213,4 @@ def read_items(folder: Path) -> list[dict[str, Any]]:
     manifest = folder / "items.jsonl"
     if not manifest.exists():
         raise FileNotFoundError(f"there is no {manifest}; make it with: python -m tinyworld data")
-    return [json.loads(line) for line in manifest.read_text().splitlines()]
+    return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]

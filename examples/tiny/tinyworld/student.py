@@ -110,7 +110,7 @@ def save_teacher(model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer, folder: Pat
 def finish_tokenizer(tokenizer: Qwen2Tokenizer, folder: Path) -> None:
     """The tokenizer's files, the same bytes in every folder."""
     tokenizer.save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def generation_config(tokenizer: Qwen2Tokenizer, max_tokens: int = 32) -> GenerationConfig:
@@ -156,5 +156,5 @@ def vocabulary_difference(first: Path, second: Path) -> str | None:
     a, b = (folder / "tokenizer.json" for folder in (first, second))
     if a.read_bytes() == b.read_bytes():
         return None
-    vocabularies = [json.loads(file.read_text())["model"]["vocab"] for file in (a, b)]
+    vocabularies = [json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"] for file in (a, b)]
     return f"{len(set(vocabularies[0]) ^ set(vocabularies[1]))} entries differ"
