@@ -14,6 +14,7 @@ from typing import Any
 from xopd.errors import UserError
 from xopd.files import write_whole
 from xopd.readable import use_readable_output
+from xopd.service.own_metrics import keep_own_metrics
 
 ADDRESS_FILE = "XOPD_ADDRESS_FILE"
 """Environment variable: where a service writes its addresses (JSON) once it listens."""
@@ -55,6 +56,7 @@ def run_service(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
     Exits 2 with one sentence on UserError, and 128 + the signal on StoppedEarlyError.
     """
     use_readable_output()
+    keep_own_metrics()
     caught: list[int] = []
 
     async def _run() -> None:

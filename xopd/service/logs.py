@@ -9,6 +9,15 @@ from typing import TextIO, cast
 
 import structlog
 
+PROCESSORS: tuple[structlog.typing.Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+    structlog.processors.JSONRenderer(),
+)
+"""What makes an event a line of JSON."""
+
 
 class UnfailingStream:
     """A text stream whose full disk or vanished reader costs lines, not the service that writes them."""
@@ -32,13 +41,7 @@ class UnfailingStream:
 def configure_logging(service: str, level: str = "info") -> None:
     """Send structlog events and the standard library's warnings to standard error as JSON lines."""
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=list(PROCESSORS),
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, UnfailingStream(sys.stderr))),
     )
