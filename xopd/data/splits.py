@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from xopd.config import Config
 from xopd.data.items import Item
 from xopd.errors import UserError
+from xopd.evals.grading import written_alike
 
 
 def check_splits(config: Config, items: Sequence[Item]) -> None:
@@ -67,8 +68,4 @@ def _meaning(first: str) -> str:
 
 
 def _texts(items: Sequence[Item], split: str) -> list[str]:
-    return [_plain(item.text) for item in items if item.split == split and item.kind == "task" and item.text]
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    return [written_alike(item.text) for item in items if item.split == split and item.kind == "task" and item.text]
