@@ -19,6 +19,7 @@ from xopd.data.splits import check_splits, split_warnings
 from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError
 from xopd.families import open_family
+from xopd.families.checkpoint_files import check_weight_files
 from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.scoring import TeacherClient
 from xopd.security import Doors
@@ -75,10 +76,12 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
         log.warning("splits", warning=warning)
     read_bounds(config.evals.bounds)
     family = open_family(config.student.path, config.student.family)
+    check_weight_files("student.path", Path(config.student.path))
     try:
         teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({error}).") from None
+    except Exception as error:  # a damaged file fails in its own library's way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({reason}).") from None
     difference = describe_difference(family.vocabulary, vocabulary_of(teacher_tokenizer))
     if difference is not None:
         raise UserError(
