@@ -83,8 +83,18 @@ class StudentWorld:
 class PodProcess:
     """`python -m xopd_rollout`, as a user starts it."""
 
-    def __init__(self, config: Path, *sets: str, pod_id: str = "pod-a", insecure: bool = False) -> None:
-        """Start it; output goes to a file beside the configuration. With `insecure` its doors may be open to all."""
+    def __init__(
+        self,
+        config: Path,
+        *sets: str,
+        pod_id: str = "pod-a",
+        insecure: bool = False,
+        module: tuple[str, ...] = ("xopd_rollout",),
+    ) -> None:
+        """Start it; output goes to a file beside the configuration. With `insecure` its doors may be open to all.
+
+        `module` is what is run in its place, and its first arguments.
+        """
         self.pod_id = pod_id
         stamp = time.monotonic_ns()
         self.log = config.parent / f"{pod_id}-{stamp}.log"
@@ -93,7 +103,7 @@ class PodProcess:
         options += ["--insecure"] if insecure else []
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "xopd_rollout", "--config", str(config), *options],
+                [sys.executable, "-m", *module, "--config", str(config), *options],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,

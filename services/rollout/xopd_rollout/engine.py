@@ -154,8 +154,11 @@ class Engine:
             await self._llm.pause_generation(mode="wait", clear_cache=True)
             try:
                 await self._apply(update, manifest.version)
-            finally:
+            except Exception:
                 await self._llm.resume_generation()
+                raise
+            # Not after a cancellation: an engine that hangs would keep its caller here, whose patience is at its end.
+            await self._llm.resume_generation()
         except EngineDeadError as error:
             raise EngineDiedError(str(error)) from None
 
