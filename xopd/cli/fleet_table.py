@@ -13,7 +13,7 @@ from xopd.v1 import weights_pb2 as pb
 
 WIDE = 110
 """From so many columns on there is room for the busy share, the engines and the calls."""
-PHASES_WITHOUT_STEP = frozenset({"starting", "teacher_eval", "base_eval", "preparing"})
+PHASES_WITHOUT_STEP = frozenset({"starting", "teacher_test", "teacher_eval", "base_eval", "preparing"})
 
 
 def render_fleet(state: FleetState, width: int) -> RenderableType:

@@ -49,6 +49,8 @@ class LiveView:
         with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
             try:
                 while True:
+                    for note in self.scene.take_notes():
+                        self.event(note)
                     live.update(render(self.scene, self.console.width), refresh=True)
                     await keep_reading(reader, self.scene, supervisor, 0.5)
             finally:

@@ -47,6 +47,8 @@ class PlainView:
         """Print what is new in `status`."""
         if status is None:
             return
+        for note in self.scene.take_notes():
+            self._line(note)
         if status.teacher_text is not None and not self._teacher_shown:
             self._teacher_shown = True
             self._line(f"text-only teacher: text {_score(status.teacher_text)}")

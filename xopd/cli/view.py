@@ -33,8 +33,15 @@ class Scene:
     status: TrainerStatus | None = None
     """Newest answer of the trainer; None before the first."""
     processes: dict[str, Managed] = field(default_factory=dict)
+    notes_shown: int = 0
     events: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=EVENTS_SHOWN))
     """Seconds since the start, and a sentence."""
+
+    def take_notes(self) -> list[str]:
+        """The trainer's notes that were not shown yet."""
+        notes = [] if self.status is None else self.status.notes[self.notes_shown :]
+        self.notes_shown += len(notes)
+        return notes
 
     @property
     def elapsed_s(self) -> float:
@@ -55,6 +62,7 @@ class Scene:
 
 
 PHASES = {
+    "teacher_test": "testing the teachers",
     "teacher_eval": "evaluating the text-only teacher",
     "base_eval": "evaluating the base student",
     "dev_eval": "evaluating on the dev split",

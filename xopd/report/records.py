@@ -239,6 +239,7 @@ class TrainerStatus(Record):
     history: History = Field(default_factory=History)
     evals: list[EvalRecord] = Field(default_factory=list)
     teacher_text: Score | None = None
+    notes: list[str] = Field(default_factory=list)
     pods: list[PodView] = Field(default_factory=list)
     teachers: list[TeacherView] = Field(default_factory=list)
     accounts: Accounts = Field(default_factory=Accounts)

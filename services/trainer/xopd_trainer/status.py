@@ -24,6 +24,8 @@ class Status:
     latest: dict[str, Any] | None = None
     evals: list[dict[str, Any]] = field(default_factory=list)
     teacher_text: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    """Sentences for whoever watches, such as what a test of the teachers found."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     started_at: float = field(default_factory=time.time)
     _recent: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY))
@@ -70,6 +72,7 @@ class Status:
             },
             "evals": self.evals,
             "teacher_text": self.teacher_text,
+            "notes": self.notes,
             "seconds": self.seconds,
         }
 

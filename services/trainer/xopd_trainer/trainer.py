@@ -51,6 +51,7 @@ from xopd_trainer.statement import Statement
 from xopd_trainer.status import Status
 from xopd_trainer.step import FinishedStep, StepRunner
 from xopd_trainer.summary import make_summary
+from xopd_trainer.teacher_trial import try_teachers
 from xopd_trainer.watch import watch
 
 log = structlog.get_logger(__name__)
@@ -223,10 +224,12 @@ class Trainer:
             await self.history.try_checkpoint(self.done_step)
 
     async def _train_and_evaluate(self, step: int) -> None:
+        await self._test_teachers(step)
         teacher = await self._teacher_score()
         self.status.teacher_text = score_json(teacher)
         base = await self._evaluate_split("base", 0, step)
-        order = DataOrder(self._split(self.config.data.train_split, tasks=True), self._batch, self.config.run.seed)
+        train = self._split(self.config.data.train_split, tasks=True)
+        order = DataOrder(train, self.config.trainer.batch_prompts, self.config.run.seed)
         await self._prepare(order)
         if self.config.evals.every and step == 0:
             await self._evaluate_dev(0)
@@ -266,12 +269,16 @@ class Trainer:
             Preparation(list(seen.values()), self.conditionings, self.teacher, self.files, self.status.advance)
         )
 
-    @property
-    def _batch(self) -> int:
-        return self.config.trainer.batch_prompts
-
     def _split(self, split: str, tasks: bool = False) -> list[Item]:
         return [item for item in self.items if item.split == split and (item.kind == "task" or not tasks)]
+
+    async def _test_teachers(self, step: int) -> None:
+        self.status.enter("teacher_test", "the teachers are asked the same in several ways")
+        items, method = self._split(self.config.data.eval_split, tasks=True), self.learner.method
+        longest = self.config.evals.max_new_tokens
+        found = await try_teachers(self.teacher, items, self.conditionings, method, longest)
+        self.files.append(found.record(step, time.time()))
+        self.status.notes += [found.summary(), *(warning.sentence for warning in found.warnings)]
 
     async def _teacher_score(self) -> list[Verdict]:
         items = self._split(self.config.data.eval_split, tasks=True)

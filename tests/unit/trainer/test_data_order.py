@@ -1,4 +1,4 @@
-"""Which items a step takes: each pass holds every item once, whatever the batch, and the manifest's order is nothing."""
+"""Which items a step takes: each pass holds every item once, whatever the batch and the manifest's order are."""
 
 from __future__ import annotations
 
