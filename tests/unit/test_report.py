@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -15,7 +16,7 @@ from xopd.errors import UserError
 from xopd.report.build import build_report
 from xopd.report.records import Summary, read_run, read_summary
 from xopd.report.scale import LEFT, RIGHT, WIDTH, scale_svg
-from xopd.report.table import markdown_table, rows
+from xopd.report.table import incomplete, markdown_table, rows
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +141,21 @@ def test_every_mark_lies_on_the_scale(teacher, ceiling):
     places = [float(x) for x in re.findall(r'<line x1="([-\d.]+)"', drawn)]
     assert len(places) > 4
     assert LEFT <= min(places) <= max(places) <= WIDTH - RIGHT
+
+
+def test_what_is_no_answer_stands_below_the_table(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    path = folder / "summary.json"
+    about = json.loads(path.read_text())
+    about["base"]["speech"]["cut"] = 12
+    about["base"]["text"]["cut"] = 1
+    about["final"]["speech"]["unanswered"] = 3
+    path.write_text(json.dumps(about))
+    summary = read_summary(path)
+    n = summary.base.speech.n
+    assert incomplete(summary) == [
+        f"base student: cut off at evals.max_new_tokens, and so wrong: speech 12 of {n}, text 1 of {n}.",
+        f"final student: missing, and so wrong: speech 3 of {n}.",
+    ]
+    assert "speech 12 of" in markdown_table(summary)
+    assert "speech 12 of" in build_report(folder).read_text()

@@ -44,16 +44,15 @@ def incomplete(summary: Summary) -> list[str]:
     """Sentences on what among the wrong answers is no answer: cut off at the longest length, or missing."""
     found = []
     for row in rows(summary):
-        for part, score in (
-            ("speech", row.scores.speech),
-            ("text", row.scores.text),
-            ("retention", row.scores.retention),
-        ):
-            if score is None or not (score.cut or score.unanswered):
-                continue
-            parts = [f"{score.cut:,} were cut off at evals.max_new_tokens"] if score.cut else []
-            parts += [f"{score.unanswered:,} are missing"] if score.unanswered else []
-            found.append(f"{row.name}, {part}: of {score.n:,} answers {' and '.join(parts)}; they count as wrong.")
+        scores = {"speech": row.scores.speech, "text": row.scores.text, "retention": row.scores.retention}
+        for what, count in (("cut off at evals.max_new_tokens", "cut"), ("missing", "unanswered")):
+            parts = [
+                f"{part} {getattr(score, count):,} of {score.n:,}"
+                for part, score in scores.items()
+                if score is not None and getattr(score, count)
+            ]
+            if parts:
+                found.append(f"{row.name}: {what}, and so wrong: {', '.join(parts)}.")
     return found
 
 

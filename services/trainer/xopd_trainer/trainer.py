@@ -278,7 +278,7 @@ class Trainer:
         longest = self.config.evals.max_new_tokens
         found = await try_teachers(self.teacher, items, self.conditionings, method, longest)
         self.files.append(found.record(step, time.time()))
-        self.status.notes += [found.summary(), *(warning.sentence for warning in found.warnings)]
+        self.status.notes += [found.summary(), *(f"teacher {each.pod}: {each.sentence}" for each in found.warnings)]
 
     async def _teacher_score(self) -> list[Verdict]:
         items = self._split(self.config.data.eval_split, tasks=True)
