@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import codecs
 import io
+import locale
+import os
 import sys
 import unicodedata
 
 ERRORS = "xopd.readable"
 """Name of the codecs' error handler."""
-UTF8_OUTPUT = {"PYTHONIOENCODING": "utf-8"}
+IN_UTF8 = {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8"}
 """Environment of a Python program whose output is a file: files are UTF-8, whatever the terminal is."""
 IN_ASCII = {
     **dict(zip("✓✔✕✖✗●○◌■□▪▶▸►◆•", "++xxx*oo##*>>>**", strict=True)),
@@ -28,7 +30,15 @@ IN_ASCII = {
 
 
 def use_readable_output() -> None:
-    """Have standard output and standard error write what they can, and the rest in ASCII. May be called again."""
+    """Have standard output and standard error write what they can, and the rest in ASCII. May be called again.
+
+    In a locale whose encoding is ASCII the program is started again, as the same process, in Python's UTF-8 mode: torch
+    reads its own source files by the locale, and file names would be bytes. Its output stays ASCII.
+    """
+    if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name == "ascii":
+        environment = {"PYTHONIOENCODING": "ascii", **os.environ, "PYTHONUTF8": "1"}
+        again = [sys.executable, "-X", "utf8", *sys.orig_argv[1:]]
+        os.execve(sys.executable, again, environment)  # noqa: S606 # nosec B606
     codecs.register_error(ERRORS, _replace)
     for stream in (sys.stdout, sys.stderr):
         # What is no such stream, as in a test or where there is no output, is somebody else's.

@@ -18,7 +18,7 @@ from xopd.chaos.proxy import FaultProxy
 from xopd.errors import UserError
 from xopd.ledger import ledger_path
 from xopd.ledger.schema import open_database
-from xopd.readable import UTF8_OUTPUT
+from xopd.readable import IN_UTF8
 from xopd.service.supervisor import Managed, ProcessSpec, Supervisor
 
 LOOK_EVERY_S = 0.05
@@ -128,7 +128,7 @@ class System:
             UserError: if it does not refuse.
         """
         log = self.folder / "logs" / "trainer-second.log"
-        environment = {**self.supervisor.base_env, **self.trainer.env, **UTF8_OUTPUT}
+        environment = {**self.supervisor.base_env, **self.trainer.env, **IN_UTF8}
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 *(self.trainer.argv_again or self.trainer.argv), stdout=output, stderr=output, env=environment

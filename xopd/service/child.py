@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from xopd.readable import UTF8_OUTPUT
+from xopd.readable import IN_UTF8
 
 PR_SET_PDEATHSIG = 1
 
@@ -46,7 +46,7 @@ def spawn(
             stdin=readable,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**(os.environ if env is None else env), **UTF8_OUTPUT},
+            env={**(os.environ if env is None else env), **IN_UTF8},
             cwd=cwd,
             start_new_session=True,
             preexec_fn=_end_with_parent(),
