@@ -21,12 +21,13 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
-def make_world(folder: Path, **settings: dict[str, Any]) -> Path:
+def make_world(folder: Path, padded_rows: int = 0, **settings: dict[str, Any]) -> Path:
     """Write everything under `folder` and return the configuration's path.
 
-    The student's language model is the teacher's, bit for bit: on text their log-probabilities are equal.
+    The student's language model is the teacher's, bit for bit: on text their log-probabilities are equal. The teacher's
+    output head has `padded_rows` more rows.
     """
-    teacher = make_teacher(folder / "teacher")
+    teacher = make_teacher(folder / "teacher", padded_rows=padded_rows)
     student = make_student(folder / "student", language_model_of=teacher)
     rng, items = np.random.default_rng(0), []
     (folder / "audio").mkdir(parents=True)

@@ -79,7 +79,8 @@ async def check_end_of_turn(
     sentence = (
         f"ended {ended} of {len(answers)} of its answers with {word}, the student's end of turn, within {limit} tokens"
     )
-    advice = "its chat template or its end of turn is not the student's: its scores of how responses end say nothing"
+    mismatch = "its chat template or its end of turn is not the student's"
+    advice = f"{mismatch}: its scores of how responses end say nothing"
     outcome: Outcome = "warning"
     if len(unlikely) > ended:
         token, instead, probability = unlikely[0]
@@ -90,7 +91,7 @@ async def check_end_of_turn(
     elif empty == len(answers):
         sentence += f", and said nothing before: {advice}"
     elif ended == 0:
-        sentence += f": its answers are longer, or {advice}"
+        sentence += f": either its answers are longer, or {mismatch}"
     else:
         outcome = "ok"
     return Finding(asking.pod.address, "end_of_turn", outcome, ended / len(answers), sentence)

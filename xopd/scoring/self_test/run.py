@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
-
 from xopd.errors import UserError
 from xopd.scoring.client import TeacherClient
 from xopd.scoring.replicas import REPLICA_TOLERANCE
@@ -21,7 +19,6 @@ from xopd.scoring.self_test.asking import Asking, Ids, PodAwayError, Scores
 from xopd.scoring.self_test.findings import Finding, SelfTest
 from xopd.scoring.self_test.scores import Question, apart, check_scores, read_together
 
-log = structlog.get_logger(__name__)
 MOST_PROMPTS = 4
 MOST_TOKENS = 64
 """Of an answer: enough for a direct one to end."""
@@ -60,7 +57,7 @@ async def self_test(client: TeacherClient, trial: Trial) -> SelfTest:
     prompts = _fitting(list(pods.values()), trial.prompts, limit)
     if not prompts:
         away = dict.fromkeys(pods, f"none of the first prompts leaves room for {2 * limit} tokens more")
-        return _told([*findings, *_passed_over(away)])
+        return _by_pod([*findings, *_passed_over(away)])
 
     async def _answers(asking: Asking) -> list[Answer]:
         generated = await asyncio.gather(*(asking.answer(p, limit, trial.stop_token_ids) for p in prompts))
@@ -82,7 +79,7 @@ async def self_test(client: TeacherClient, trial: Trial) -> SelfTest:
         away |= later_away
         findings += [finding for found, _ in rest.values() for finding in found]
         findings += _check_replicas({address: together for address, (_, together) in rest.items()})
-    return _told([*findings, *_passed_over(away)])
+    return _by_pod([*findings, *_passed_over(away)])
 
 
 async def _of_each(
@@ -168,9 +165,5 @@ def _passed_over(away: Mapping[str, str]) -> list[Finding]:
     return [Finding(address, "tested", "warning", None, f"was not tested: {why}") for address, why in away.items()]
 
 
-def _told(findings: Sequence[Finding]) -> SelfTest:
-    tested = SelfTest(tuple(sorted(findings, key=lambda finding: finding.pod)))
-    for finding in tested.warnings:
-        log.warning("teacher self-test", pod=finding.pod, check=finding.check, finding=finding.sentence)
-    log.info("teacher self-test", result=tested.summary())
-    return tested
+def _by_pod(findings: Sequence[Finding]) -> SelfTest:
+    return SelfTest(tuple(sorted(findings, key=lambda finding: finding.pod)))
