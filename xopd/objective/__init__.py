@@ -9,6 +9,7 @@ from xopd.objective.distributions import (
     top_k_overlap,
 )
 from xopd.objective.logprobs import entropy, token_logprobs
+from xopd.objective.readout import Head, TokenReadout, kl_between, read_tokens
 from xopd.objective.xopd import (
     ExpectedTerms,
     ModalityTerms,
@@ -22,8 +23,10 @@ from xopd.objective.xopd import (
 __all__ = [
     "Aggregation",
     "ExpectedTerms",
+    "Head",
     "ModalityTerms",
     "TeacherTop",
+    "TokenReadout",
     "Totals",
     "advantages",
     "combine_modalities",
@@ -31,10 +34,12 @@ __all__ = [
     "expected_modality_loss",
     "generalised_jsd",
     "importance_ratio",
+    "kl_between",
     "kl_divergence",
     "mean_over_tokens",
     "modality_loss",
     "policy_buckets",
+    "read_tokens",
     "token_logprobs",
     "top_k_overlap",
 ]

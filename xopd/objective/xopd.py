@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from xopd.objective.aggregation import Aggregation, Totals, mean_over_tokens
-from xopd.objective.distributions import TeacherTop, policy_buckets
+from xopd.objective.distributions import TeacherTop
 
 Range = tuple[float, float]
 
@@ -117,7 +117,7 @@ def modality_loss(
 
 
 def expected_modality_loss(
-    logits: Tensor,
+    policy_buckets: Tensor,
     teacher_top: TeacherTop,
     mask: Tensor,
     aggregation: Aggregation = "sequence_mean",
@@ -130,7 +130,8 @@ def expected_modality_loss(
     its gradient, since Σ_v ∇π_θ(v) = 0. No importance ratio: the expectation is under π_θ itself.
 
     Args:
-        logits: the policy's, shape [responses, tokens, vocabulary], with gradient.
+        policy_buckets: log-probabilities of the teacher's named tokens and of the tail under the policy, shape
+            [responses, tokens, k + 1], with gradient.
         teacher_top: what the teacher said at these positions.
         mask: 1 on tokens, 0 on padding.
         aggregation: as in `modality_loss`.
@@ -141,13 +142,12 @@ def expected_modality_loss(
         The loss, and the share of the policy's mass that the clamp changed, 0 without a clamp and on padding. The
         losses of a batch's micro-batches add up to the batch's loss.
     """
-    policy = policy_buckets(logits, teacher_top.token_ids)
-    advantage = advantages(teacher_top.buckets(), policy)
+    advantage = advantages(teacher_top.buckets(), policy_buckets)
     used = advantage if advantage_clamp is None else advantage.clamp(-advantage_clamp, advantage_clamp)
     inside = mask > 0
-    gains = (policy.exp() * used).sum(-1)
+    gains = (policy_buckets.exp() * used).sum(-1)
     # Rounding may take the sum of all buckets above 1.
-    clipped = (policy.detach().exp() * (used != advantage)).sum(-1).clamp(max=1.0)
+    clipped = (policy_buckets.detach().exp() * (used != advantage)).sum(-1).clamp(max=1.0)
     return ExpectedTerms(
         -mean_over_tokens(torch.where(inside, gains, torch.zeros_like(gains)), mask, aggregation, totals),
         torch.where(inside, clipped, torch.zeros_like(clipped)),

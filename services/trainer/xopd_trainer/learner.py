@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from xopd.config import Config
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
-from xopd.objective import Totals, combine_modalities, entropy, kl_divergence, token_logprobs
+from xopd.objective import Head, Totals, combine_modalities, kl_between
 from xopd.tracing import NO_TRACER, Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
 from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
-from xopd_trainer.methods import Method, PolicyOutput
+from xopd_trainer.methods import Method, PolicyReadout
 from xopd_trainer.optimiser import learning_rate, make_optimiser
-from xopd_trainer.policy_forward import embed_prompt, response_logits
+from xopd_trainer.policy_forward import embed_prompt, read_policy, response_hidden
 from xopd_trainer.signals import SignalCollector
 
 
@@ -101,13 +101,15 @@ class Learner:
             name = MODALITY_NAMES[modality]
             with child_span(self.tracer, "micro-batch", {"xopd.modality": name, "xopd.groups": len(part)}):
                 responses = collate_responses(part)
-                policy = self._policy_at(part, responses)
+                hidden = self._hidden(self._embed(part), responses)
+                policy = self._read(hidden, responses)
                 terms = self.method.loss(policy, responses, totals)
                 in_modal = modality == pb.MODALITY_TEXT
                 loss = combine_modalities(terms.loss if in_modal else None, None if in_modal else terms.loss, lambda_)
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses[name] += terms.loss.item()
-                self._observe(part, responses, policy, terms.clipped, gap_groups, signals[name])
+                signals[name].add(part, responses, policy, terms.clipped)
+                self._observe_gap(part, responses, hidden, gap_groups, signals[name])
 
         rate = learning_rate(self.config.optimiser, step, self.config.run.steps)
         grad_norm = self._gradient_norm()
@@ -129,15 +131,17 @@ class Learner:
         gap_groups = self._gap_groups(groups)
         for modality, part, _ in self._micro_batches(groups):
             responses = collate_responses(part)
-            policy = self._policy_at(part, responses)
-            self._observe(part, responses, policy, None, gap_groups, signals[MODALITY_NAMES[modality]])
+            hidden = self._hidden(self._embed(part), responses)
+            observed = signals[MODALITY_NAMES[modality]]
+            observed.add(part, responses, self._read(hidden, responses))
+            self._observe_gap(part, responses, hidden, gap_groups, observed)
         return signals
 
     @torch.inference_mode()
     def logprobs(self, group: ScoredGroup) -> list[NDArray[np.float32]]:
         """Log π_θ of a group's responses under the present weights, each of shape [tokens]."""
         responses = collate_responses([group])
-        values = self._policy_at([group], responses).logprobs
+        values = self._read(self._hidden(self._embed([group]), responses), responses).logprobs
         return [row[kept].numpy() for row, kept in zip(values, responses.mask, strict=True)]
 
     def weight_file(self) -> WeightFile:
@@ -158,47 +162,48 @@ class Learner:
         if self._digest_of_frozen() != self.frozen_digest:
             raise FrozenPartChangedError("the audio tower or the adapter changed while training")
 
-    def _policy_at(self, groups: Sequence[ScoredGroup], responses: ResponseTensors) -> PolicyOutput:
-        logits = self._logits(self._embed(groups), responses)
-        return PolicyOutput(logits, token_logprobs(logits, responses.token_ids))
+    def _read(self, hidden: Tensor, responses: ResponseTensors) -> PolicyReadout:
+        overlap = self.config.trainer.overlap_top_k
+        return read_policy(self._head, hidden, responses, self.method.reads_buckets, overlap)
 
-    def _logits(self, prompts: Sequence[Tensor], responses: ResponseTensors) -> Tensor:
-        return response_logits(
+    def _hidden(self, prompts: Sequence[Tensor], responses: ResponseTensors) -> Tensor:
+        """States that predict the tokens of responses, shape [tokens of all responses, hidden size]."""
+        hidden = response_hidden(
             self.family, self.policy, prompts, responses.token_ids, responses.mask, responses.per_group
         )
+        return hidden[responses.mask]
+
+    @property
+    def _head(self) -> Head:
+        head = self.family.output_head(self.policy)
+        return Head(head.weight, head.bias)  # type: ignore[arg-type]
 
     def _collectors(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:
         found = {g.modality for g in groups}
-        overlap = self.config.trainer.overlap_top_k
-        return {name: SignalCollector(overlap) for m, name in MODALITY_NAMES.items() if m in found}
+        return {name: SignalCollector() for m, name in MODALITY_NAMES.items() if m in found}
 
     def _gap_groups(self, groups: Sequence[ScoredGroup]) -> frozenset[str]:
         spoken = sorted(g.group_id for g in groups if g.modality == pb.MODALITY_SPEECH)
         return frozenset(spoken[: self.config.trainer.gap_groups])
 
     @torch.no_grad()
-    def _observe(
+    def _observe_gap(
         self,
         groups: Sequence[ScoredGroup],
         responses: ResponseTensors,
-        policy: PolicyOutput,
-        clipped: Tensor | None,
+        hidden: Tensor,
         gap_groups: frozenset[str],
         signals: SignalCollector,
     ) -> None:
-        """Note a micro-batch's signals; for some speech groups also KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) on the same tokens."""
-        signals.add(groups, responses, policy, entropy(policy.logits), clipped)
+        """Note KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) on the tokens of some speech groups; `hidden` is that of all groups."""
         compared = [group for group in groups if group.group_id in gap_groups]
         if not compared:
             return
-        chosen = [g.group_id in gap_groups for g in groups for _ in g.trajectories]
-        rows = torch.tensor(chosen, device=policy.logits.device)
-        given_speech = torch.log_softmax(policy.logits[rows].float(), dim=-1)
-        same = collate_responses(compared)
+        rows = torch.tensor([g.group_id in gap_groups for g in groups for _ in g.trajectories], device=hidden.device)
+        given_speech = hidden[rows[:, None].expand_as(responses.mask)[responses.mask]]
         prompts = [embed_prompt(self.family, self.policy, g.text_prompt_token_ids, None) for g in compared]
-        given_text = torch.log_softmax(self._logits(prompts, same).float(), dim=-1)
-        # The micro-batch may be padded further than the groups compared.
-        signals.add_gap(kl_divergence(given_speech[:, : given_text.shape[1]], given_text), same.mask)
+        given_text = self._hidden(prompts, collate_responses(compared))
+        signals.add_gap(kl_between(self._head, given_speech, given_text))
 
     def _micro_batches(
         self, groups: Sequence[ScoredGroup]

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xopd.objective import advantages, importance_ratio, top_k_overlap
+from xopd.objective import advantages, importance_ratio
 from xopd_trainer.batch import ResponseTensors, ScoredGroup
-from xopd_trainer.methods.base import PolicyOutput
+from xopd_trainer.methods.base import PolicyReadout
 
 NGRAM = 4
 """Length of the n-grams whose repeats count as repetition (seq-rep-4 of Welleck et al., arXiv 1908.04319)."""
@@ -28,8 +28,6 @@ Floats = NDArray[np.float32]
 class SignalCollector:
     """Gathers one modality's tokens over the micro-batches of a step."""
 
-    overlap_top_k: int
-    """k of the top-k overlap; 0 leaves it out, and so does a teacher that was asked for fewer tokens."""
     _tokens: dict[str, list[Floats]] = field(default_factory=dict)
     _lengths: list[int] = field(default_factory=list)
     _truncated: list[bool] = field(default_factory=list)
@@ -40,13 +38,12 @@ class SignalCollector:
         self,
         groups: Sequence[ScoredGroup],
         responses: ResponseTensors,
-        policy: PolicyOutput,
-        entropies: Tensor,
+        policy: PolicyReadout,
         clipped: Tensor | None = None,
     ) -> None:
-        """Add one micro-batch; `entropies` and `clipped`, as in `LossTerms`, have the shape [responses, tokens]."""
+        """Add one micro-batch; `clipped` is that of `LossTerms`."""
         mask = responses.mask
-        self._keep("entropy", entropies, mask)
+        self._keep("entropy", policy.entropy, mask)
         if responses.behaviour_logprobs is None:
             self._keep("nll", -policy.logprobs, mask)
         else:
@@ -56,18 +53,16 @@ class SignalCollector:
                 self._keep("teacher_mass", responses.teacher_logprobs.exp(), mask)
         if clipped is not None:
             self._keep("clipped", clipped, mask)
-        k = 0 if responses.teacher_top is None else responses.teacher_top.token_ids.shape[-1]
-        if responses.teacher_top is not None and 0 < self.overlap_top_k <= k:
-            teacher_ids = responses.teacher_top.token_ids[..., : self.overlap_top_k]
-            self._keep("top_k_overlap", top_k_overlap(policy.logits, teacher_ids), mask)
+        if policy.overlap is not None:
+            self._keep("top_k_overlap", policy.overlap, mask)
         for trajectory in (t for group in groups for t in group.trajectories):
             self._lengths.append(len(trajectory.token_ids))
             self._truncated.append(trajectory.truncated)
             self._repetition.append(repetition(trajectory.token_ids))
 
-    def add_gap(self, divergence: Tensor, mask: Tensor) -> None:
-        """Add KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) of speech responses, shape [responses, tokens], in nats."""
-        self._keep("modality_gap", divergence, mask)
+    def add_gap(self, divergence: Tensor) -> None:
+        """Add KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) of the tokens of speech responses, shape [tokens], in nats."""
+        self._tokens.setdefault("modality_gap", []).append(divergence.float().cpu().numpy())
 
     def advantage_values(self) -> Floats:
         """A_t of every sampled and scored token, shape [tokens], in nats."""

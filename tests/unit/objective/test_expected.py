@@ -31,6 +31,10 @@ V = 5
 ONE = torch.ones(1, 1)
 
 
+def expected_loss(logits, top, *options, **named):
+    return expected_modality_loss(policy_buckets(logits, top.token_ids), top, *options, **named)
+
+
 def gradient(value, logits):
     return torch.autograd.grad(value, logits)[0]
 
@@ -57,7 +61,7 @@ def test_loss_and_clipped_share_are_those_of_the_loops_and_of_the_micro_batches(
         pairs = list(zip(ours, theirs, strict=True))
         gains.append([expected_gain(*pair, clamp) for pair in pairs])
         clipped.append([clamped_mass(*pair, clamp) if t < lengths[i] else 0.0 for t, pair in enumerate(pairs)])
-    terms = expected_modality_loss(logits, top, mask, aggregation, clamp)
+    terms = expected_loss(logits, top, mask, aggregation, clamp)
     assert float(terms.loss.detach()) == pytest.approx(-mean(gains, lengths, aggregation), rel=1e-10, abs=1e-12)
     assert not terms.clipped.requires_grad
     torch.testing.assert_close(terms.clipped, torch.tensor(clipped, dtype=torch.float64), rtol=1e-12, atol=1e-12)
@@ -65,7 +69,7 @@ def test_loss_and_clipped_share_are_those_of_the_loops_and_of_the_micro_batches(
 
     totals = Totals(4, sum(lengths))
     parts = [
-        expected_modality_loss(logits[s], top_of(teacher[s], k), mask[s], aggregation, clamp, totals)
+        expected_loss(logits[s], top_of(teacher[s], k), mask[s], aggregation, clamp, totals)
         for s in (slice(0, cut), slice(cut, 4))
     ]
     assert float(sum(p.loss for p in parts).detach()) == pytest.approx(float(terms.loss.detach()), rel=1e-10, abs=1e-12)
@@ -77,7 +81,7 @@ def test_all_clipped_is_a_share_of_one(dtype):
     """Also where rounding takes the sum of the buckets above 1."""
     logits = torch.randn(50, 4, 300, generator=torch.Generator().manual_seed(0)).to(dtype)
     top = top_of(torch.log_softmax(torch.full((50, 4, 300), 0.0), -1), 299)
-    clipped = expected_modality_loss(logits, top, torch.ones(50, 4), advantage_clamp=1e-12).clipped
+    clipped = expected_loss(logits, top, torch.ones(50, 4), advantage_clamp=1e-12).clipped
     assert float(clipped.max()) <= 1.0
     torch.testing.assert_close(clipped, torch.ones(50, 4))
 
@@ -86,7 +90,7 @@ def test_padding_is_never_clipped_whatever_it_holds():
     logits, teacher = random_distributions(3, 1, 3, V)
     logits[0, 2] = torch.tensor([60.0, -60.0, 0.0, math.inf, -math.inf])
     mask = torch.tensor([[True, True, False]])
-    clipped = expected_modality_loss(logits, top_of(teacher, 2), mask, advantage_clamp=1e-6).clipped
+    clipped = expected_loss(logits, top_of(teacher, 2), mask, advantage_clamp=1e-6).clipped
     assert clipped[0, 2] == 0.0
     assert float(clipped[0, :2].min()) > 0.0
 
@@ -98,7 +102,7 @@ def test_its_gradient_is_that_of_the_reverse_kl_over_buckets(seed, k):
     logits, teacher = random_distributions(seed, 1, 2, V)
     logits.requires_grad_()
     top = top_of(teacher, k)
-    ours = gradient(expected_modality_loss(logits, top, torch.ones(1, 2)).loss, logits)
+    ours = gradient(expected_loss(logits, top, torch.ones(1, 2)).loss, logits)
     bucketed = kl_divergence(policy_buckets(logits, top.token_ids), top.buckets()).mean()
     torch.testing.assert_close(ours, gradient(bucketed, logits), rtol=1e-9, atol=1e-12)
     full = gradient(kl_divergence(torch.log_softmax(logits, -1), teacher).mean(), logits)
@@ -108,7 +112,7 @@ def test_its_gradient_is_that_of_the_reverse_kl_over_buckets(seed, k):
 def test_autograd_agrees_with_finite_differences():
     logits, teacher = random_distributions(8, 2, 3, V)
     top, (_, mask) = top_of(teacher, 3), random_lengths(8, 2, 3)
-    assert torch.autograd.gradcheck(lambda x: expected_modality_loss(x, top, mask).loss, logits.requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: expected_loss(x, top, mask).loss, logits.requires_grad_())
 
 
 def sampled_gradient(logits, behaviour, teacher, y, clamp=None):
@@ -131,9 +135,9 @@ def test_its_gradient_is_the_sampled_estimators_mean(seed, clamp):
     logits, _, teacher = one_position(seed)
     on_policy = torch.log_softmax(logits.detach(), -1)
     average = sum(on_policy[0, 0, y].exp() * sampled_gradient(logits, on_policy, teacher, y, clamp) for y in range(V))
-    exact = gradient(expected_modality_loss(logits, top_of(teacher, V - 1), ONE, advantage_clamp=clamp).loss, logits)
+    exact = gradient(expected_loss(logits, top_of(teacher, V - 1), ONE, advantage_clamp=clamp).loss, logits)
     torch.testing.assert_close(average, exact, rtol=1e-10, atol=1e-12)
-    unclamped = gradient(expected_modality_loss(logits, top_of(teacher, V - 1), ONE).loss, logits)
+    unclamped = gradient(expected_loss(logits, top_of(teacher, V - 1), ONE).loss, logits)
     assert torch.allclose(exact, unclamped) == (clamp is None)
 
 
@@ -144,7 +148,7 @@ def test_off_policy_samples_weighed_by_the_ratio_give_the_on_policy_gradient(see
     logits, behaviour, teacher = one_position(seed)
     gradients = torch.stack([sampled_gradient(logits, behaviour, teacher, y, clamp).flatten() for y in range(V)])
     weights = behaviour.exp().flatten()
-    exact = gradient(expected_modality_loss(logits, top_of(teacher, V - 1), ONE, advantage_clamp=clamp).loss, logits)
+    exact = gradient(expected_loss(logits, top_of(teacher, V - 1), ONE, advantage_clamp=clamp).loss, logits)
     torch.testing.assert_close(weights @ gradients, exact.flatten(), rtol=1e-10, atol=1e-12)
     biased = torch.softmax(logits.detach().flatten(), -1) @ gradients
     assert not torch.allclose(biased, exact.flatten(), rtol=1e-2)
@@ -169,7 +173,7 @@ def test_the_closed_form_has_the_same_mean_and_less_variance(seed):
         theirs = teacher_here.gather(-1, y[..., None])[..., 0]
         sampled.append(gradient(modality_loss(policy, policy.detach(), theirs, mask).loss, theta).flatten())
         expected.append(
-            gradient(expected_modality_loss(theta[rows][None], top_of(teacher_here, v - 1), mask).loss, theta).flatten()
+            gradient(expected_loss(theta[rows][None], top_of(teacher_here, v - 1), mask).loss, theta).flatten()
         )
         weights.append(probabilities[0, a] * probabilities[1 + a, b])
     weights = torch.stack(weights)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from xopd_trainer.batch import collate_responses
-from xopd_trainer.methods import PolicyOutput, make_method
+from xopd_trainer.methods import PolicyReadout, make_method
 from xopd_trainer.optimiser import optimiser_tensors
 
 from tests.unit.trainer.groups import (
@@ -19,7 +19,7 @@ from tests.unit.trainer.groups import (
     with_objective,
 )
 from tests.unit.trainer.naive import PlainTeacher
-from xopd.objective import TeacherTop, Totals, token_logprobs
+from xopd.objective import TeacherTop, Totals, entropy, policy_buckets, token_logprobs
 from xopd.v1 import trajectory_pb2 as pb
 
 EVERY = pytest.mark.parametrize("case", CASES)
@@ -77,7 +77,9 @@ def test_wider_padding_changes_nothing_whatever_it_holds(config, family, clips, 
     losses, gradients = [], []
     for responses, logits in ((narrow, values), (wide, widened(values, 3, 50.0))):
         logits = logits.clone().requires_grad_()
-        policy = PolicyOutput(logits, token_logprobs(logits, responses.token_ids))
+        top = responses.teacher_top
+        buckets = None if top is None else policy_buckets(logits, top.token_ids)
+        policy = PolicyReadout(token_logprobs(logits, responses.token_ids), buckets, entropy(logits), None)
         loss = method.loss(policy, responses, Totals(rows, int(narrow.mask.sum()))).loss
         losses.append(float(loss.detach()))
         gradients.append(torch.autograd.grad(loss, logits)[0])

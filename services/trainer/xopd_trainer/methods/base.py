@@ -35,13 +35,19 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class PolicyOutput:
-    """The policy at the tokens of a micro-batch's responses."""
+class PolicyReadout:
+    """The policy at the tokens of a micro-batch's responses; 0 on padding. Nothing is as wide as the vocabulary."""
 
-    logits: Tensor
-    """Shape [responses, tokens, vocabulary], with gradient."""
     logprobs: Tensor
     """log π_θ(y_t | x_m, y_<t), shape [responses, tokens], with gradient."""
+    buckets: Tensor | None
+    """Log-probabilities of the teacher's k named tokens and of all others as one tail, with gradient, shape
+    [responses, tokens, k + 1]; None for a method that does not read them."""
+    entropy: Tensor
+    """Of the next-token distribution (nats), shape [responses, tokens], no gradient."""
+    overlap: Tensor | None
+    """Share of the policy's most probable tokens that are among as many of the teacher's, shape [responses, tokens], no
+    gradient; None where the teacher named too few."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,8 @@ class Method(Protocol):
     name: str
     teacher_top_k: int | None
     """Most probable tokens that the teacher is asked for beside the response's own; None: it is not asked at all."""
+    reads_buckets: bool
+    """Whether the loss is over the buckets of the teacher's named tokens."""
 
     async def prepare(self, preparation: Preparation) -> None:
         """Get ready before the first step. Raises UserError where the items or the teacher do not fit."""
@@ -74,6 +82,6 @@ class Method(Protocol):
         """
         ...
 
-    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+    def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """L_m over one micro-batch; the shares of a batch's micro-batches add up."""
         ...

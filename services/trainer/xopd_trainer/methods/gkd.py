@@ -14,9 +14,9 @@ import torch
 
 from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
-from xopd.objective import Totals, generalised_jsd, mean_over_tokens, policy_buckets
+from xopd.objective import Totals, generalised_jsd, mean_over_tokens
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
 from xopd_trainer.methods.limits import check_top_k
 from xopd_trainer.methods.targets import Targets
 
@@ -25,6 +25,7 @@ class Gkd:
     """See `Method`."""
 
     name = "gkd"
+    reads_buckets = True
 
     def __init__(self, settings: ObjectiveSettings, seed: int, vocabulary_size: int) -> None:
         """Train by `settings`; `seed` decides which items bring their own response."""
@@ -45,11 +46,11 @@ class Gkd:
             return None
         return self._targets[item.id]
 
-    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+    def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """The divergence, over the teacher's top-k tokens and one bucket for the rest."""
         assert responses.teacher_top is not None
-        ours = policy_buckets(policy.logits, responses.teacher_top.token_ids)
-        divergence = generalised_jsd(responses.teacher_top.buckets(), ours, self.settings.beta)
+        assert policy.buckets is not None
+        divergence = generalised_jsd(responses.teacher_top.buckets(), policy.buckets, self.settings.beta)
         divergence = torch.where(responses.mask, divergence, torch.zeros_like(divergence))
         return LossTerms(mean_over_tokens(divergence, responses.mask, self.settings.aggregation, totals))
 

@@ -23,7 +23,7 @@ from xopd.objective import Totals
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import UnscorableError
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
 from xopd_trainer.methods.likelihood import negative_log_likelihood
 
 AT_ONCE = 256
@@ -35,6 +35,7 @@ class OfflineKd:
 
     name = "offline_kd"
     teacher_top_k: int | None = None
+    reads_buckets = False
 
     def __init__(self, settings: ObjectiveSettings, seed: int, max_new_tokens: int) -> None:
         """Train by `settings`; a teacher's response has `max_new_tokens` tokens at most."""
@@ -78,7 +79,7 @@ class OfflineKd:
             raise UnusablePromptError(self._refused[item.id])
         return np.asarray(self._responses[item.id], dtype=np.int64)
 
-    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+    def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """The negative log-likelihood."""
         return LossTerms(negative_log_likelihood(policy, responses, self.settings.aggregation, totals))
 

@@ -11,7 +11,7 @@ from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
 from xopd.objective import Totals
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
 from xopd_trainer.methods.likelihood import negative_log_likelihood
 from xopd_trainer.methods.targets import Targets
 
@@ -21,6 +21,7 @@ class Sft:
 
     name = "sft"
     teacher_top_k: int | None = None
+    reads_buckets = False
 
     def __init__(self, settings: ObjectiveSettings) -> None:
         """Train by `settings`."""
@@ -36,6 +37,6 @@ class Sft:
         assert self._targets is not None
         return self._targets[item.id]
 
-    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+    def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """The negative log-likelihood."""
         return LossTerms(negative_log_likelihood(policy, responses, self.settings.aggregation, totals))

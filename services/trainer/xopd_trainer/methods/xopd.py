@@ -12,7 +12,7 @@ from xopd.config.objective import ObjectiveSettings
 from xopd.data import Item
 from xopd.objective import Totals, expected_modality_loss, modality_loss
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyOutput, Preparation, Response
+from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
 from xopd_trainer.methods.limits import check_top_k
 
 
@@ -24,6 +24,7 @@ class Xopd:
     def __init__(self, settings: ObjectiveSettings, vocabulary_size: int) -> None:
         """Train by `settings`; the teacher's distribution has `vocabulary_size` tokens."""
         self.settings = settings
+        self.reads_buckets = settings.kl_estimator != "sampled"
         self.teacher_top_k: int | None = {"sampled": 0, "top_k": settings.top_k, "full": vocabulary_size - 1}[
             settings.kl_estimator
         ]
@@ -36,13 +37,13 @@ class Xopd:
         """On-policy: the policy answers everything."""
         return None
 
-    def loss(self, policy: PolicyOutput, responses: ResponseTensors, totals: Totals) -> LossTerms:
+    def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """Equations 3 and 4, with the sampled tokens or with the expectation over the next one."""
         settings = self.settings
         if settings.kl_estimator != "sampled":
-            assert responses.teacher_top is not None
+            assert responses.teacher_top is not None and policy.buckets is not None
             expected = expected_modality_loss(
-                policy.logits,
+                policy.buckets,
                 responses.teacher_top,
                 responses.mask,
                 aggregation=settings.aggregation,
