@@ -26,10 +26,16 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "xopd/data/audio.py": (AUDIO, "tests/unit/test_data.py"),
     "xopd/data/places.py": (AUDIO, FILES, "tests/unit/test_data.py"),
     "xopd/data/items.py": ("tests/unit/test_data.py", AUDIO, FILES),
+    "xopd/jsonl.py": ("tests/unit/test_json_and_text.py",),
+    "xopd/text_files.py": ("tests/unit/test_json_and_text.py",),
+    "xopd/evals/bounds.py": ("tests/unit/test_user_files.py",),
+    "xopd/families/checkpoint_files.py": ("tests/unit/test_checkpoint_files.py",),
+    "xopd/streams/eviction.py": ("tests/integration/test_eviction.py",),
     "xopd/wire/messages.py": (WIRE,),
     "xopd/weights/contents.py": ("tests/unit/test_weights.py",),
     "xopd/weights/store.py": ("tests/unit/test_weights.py",),
     "xopd/scoring/answers.py": (TEACHER,),
+    "xopd/scoring/replicas.py": ("tests/integration/test_teacher_replicas.py",),
     "xopd/security/doors.py": (SECURITY,),
     "xopd/security/tls.py": (SECURITY,),
     "xopd/security/http_guard.py": (SECURITY,),
@@ -45,6 +51,7 @@ GUARDED: dict[str, tuple[str, ...]] = {
 """Modules with guards, and the tests that must miss them."""
 CHECKS = {"_need", "_need_at_most", "_need_ids", "_need_uri", "_need_sha256", "_need_file"}
 CHECKS |= {"_at_most", "_check_protocol", "check_header", "check_certificate"}
+CHECKS |= {"refuse_other_encodings", "_refuse_pointer", "_refuse_cut", "_check_index"}
 """Functions that raise where something is wrong, and give nothing that is used."""
 COPIED = (
     "xopd",

@@ -1,4 +1,4 @@
-"""Whole runs with a teacher whose output head has more rows than there are tokens, by methods that read all of these."""
+"""Whole runs with a teacher whose output head has more rows than there are tokens, by methods that read all of them."""
 
 from __future__ import annotations
 
