@@ -214,6 +214,13 @@ def test_a_configuration_at_fault(tmp_path, content, words) -> None:
             opened()
 
 
+def test_no_configuration(tmp_path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(UserError) as refused:
+            read_checkpoint_config("student.path", folder)
+        assert str(refused.value) == f"student.path {folder}: holds no config.json; give a checkpoint folder."
+
+
 def test_no_model_library_is_needed(tmp_path) -> None:
     whole(tmp_path)
     code = (
