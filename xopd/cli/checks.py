@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from xopd.data.splits import check_splits, split_warnings
 from xopd.data.vocabulary import Vocabulary, describe_difference, same_tokenizer_files, vocabulary_of
 from xopd.errors import UserError
 from xopd.evals.bounds import read_bounds
-from xopd.families.checkpoint_files import check_weight_files
+from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_config
 from xopd.families.registry import find_family
 from xopd.ledger.begun import refuse_changes
 from xopd.security import open_doors
@@ -187,7 +186,7 @@ class Checks:
         student, teacher = self.config.student, self.config.teacher
         find_family(student.path, student.family)
         check_weight_files("student.path", Path(student.path))
-        read_model_type(Path(teacher.path))
+        read_checkpoint_config("teacher.path", Path(teacher.path))
         if not teacher.endpoints:
             check_weight_files("teacher.path", Path(teacher.path))
         return "both are whole"
@@ -216,7 +215,7 @@ class Checks:
         from transformers import AutoTokenizer
 
         path = Path(self.config.teacher.path)
-        model_type = read_model_type(path)
+        model_type = read_checkpoint_config("teacher.path", path)["model_type"]
         if not self.config.teacher.endpoints:
             check_weight_files("teacher.path", path)
         try:
@@ -316,16 +315,6 @@ class Checks:
                 f"teacher.endpoints {endpoint}: serves {info.model}, whose vocabulary is not the student's."
             )
         return f"{endpoint}: {info.model}, {info.engine} {info.engine_version}"
-
-
-def read_model_type(path: Path) -> str:
-    """What the teacher's config.json says that it is. Raises UserError."""
-    try:
-        return str(json.loads((path / "config.json").read_text(encoding="utf-8-sig"))["model_type"])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"teacher.path {path}: holds no config.json that names a model; give a checkpoint folder."
-        ) from None
 
 
 def max_positions(path: str) -> int | None:
