@@ -16,7 +16,7 @@ from xopd.data import Item, load_items
 from xopd.data.audio import AudioError, AudioRules
 from xopd.data.splits import check_splits, split_warnings
 from xopd.data.vocabulary import Vocabulary, describe_difference, same_tokenizer_files, vocabulary_of
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.evals.bounds import read_bounds
 from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_config
 from xopd.families.registry import find_family
@@ -222,7 +222,7 @@ class Checks:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             self._teacher = vocabulary_of(tokenizer)
         except Exception as error:  # a damaged file fails in its own library's way
-            raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({_first_line(error)}).") from None
+            raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
         self._teacher_tokenizer = tokenizer
         return f"{path}: {model_type}, {self._teacher.size:,} tokens"
 
@@ -368,7 +368,3 @@ def _listed(endpoints: list[str]) -> list[str]:
         except OSError as error:
             raise UserError(f"teacher.endpoints {source}: cannot be read ({error.strerror}); correct it.") from None
     return [str(endpoint) for endpoint in listed]
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from xopd.config.schema import DataSettings
 from xopd.data.containers import extent_of, patched
 from xopd.data.places import PlaceError, Places, is_local
+from xopd.errors import first_line
 
 if TYPE_CHECKING:
     from xopd.families import ModelFamily
@@ -151,7 +152,7 @@ def read_clip(uri: str, rules: AudioRules) -> bytes:
         with fsspec.open(place, "rb") as file:
             data: bytes = file.read(rules.max_bytes + 1)
     except Exception as error:  # each kind of store has its own errors
-        raise AudioError("missing", uri, f"cannot be read ({_first_line(error)})") from None
+        raise AudioError("missing", uri, f"cannot be read ({first_line(error)})") from None
     if len(data) > rules.max_bytes:
         raise AudioError("size", uri, f"has more than {rules.max_bytes:,} bytes (data.max_audio_bytes)")
     return data
@@ -168,7 +169,7 @@ def decode_audio(data: bytes, uri: str, sample_rate: int, max_seconds: float) ->
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
         if isinstance(error, AudioError):
             raise
-        raise AudioError("format", uri, f"is not audio that can be decoded ({_first_line(error)})") from None
+        raise AudioError("format", uri, f"is not audio that can be decoded ({first_line(error)})") from None
     missing = header.seconds - len(samples) / header.rate
     if max(missing, extent.missing_seconds(header.seconds)) > MISSING_SECONDS:
         raise AudioError("format", uri, "is cut short: its header tells of more than there is")
@@ -206,7 +207,7 @@ def read_header(path: Path) -> AudioHeader:
         with source as file:
             return AudioHeader(file.frames, file.samplerate, file.channels)
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as error:
-        raise AudioError("format", str(path), f"is not audio that can be decoded ({_first_line(error)})") from None
+        raise AudioError("format", str(path), f"is not audio that can be decoded ({first_line(error)})") from None
 
 
 @contextlib.contextmanager
@@ -237,7 +238,3 @@ class _Bytes(io.BytesIO):
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
             return self.tell()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.families.base import ModelFamily
 from xopd.families.checkpoint_files import read_checkpoint_config
 
@@ -41,8 +41,7 @@ def open_family(path: str, family: str = "auto") -> ModelFamily:
     except UserError:
         raise
     except Exception as error:  # each file of a checkpoint fails in its own library's way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"student.path {path}: its processor, tokenizer or configuration cannot be read ({reason}); copy the"
-            " checkpoint again."
+            f"student.path {path}: its processor, tokenizer or configuration cannot be read ({first_line(error)}); copy"
+            " the checkpoint again."
         ) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.prompts.encoding import PlainTextError, TextEncoder
 
 Message = Mapping[str, Any]
@@ -38,8 +38,7 @@ class ChatTemplate:
         try:
             rendered = self.template([_replaced(message, stand_ins) for message in messages])
         except Exception as error:  # whatever a template raises of its own accord
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UnusablePromptError(f"the chat template refuses it ({reason})") from None
+            raise UnusablePromptError(f"the chat template refuses it ({first_line(error)})") from None
         try:
             return self.encoder.encode_rendered(rendered, {mark: spelling for spelling, mark in stand_ins.items()})
         except PlainTextError as error:

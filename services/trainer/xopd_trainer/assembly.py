@@ -17,7 +17,7 @@ from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
 from xopd.data.splits import check_splits, split_warnings
 from xopd.data.vocabulary import describe_difference, vocabulary_of
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.families import open_family
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.ledger import Ledger, LedgerError, ledger_path
@@ -80,8 +80,9 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
     try:
         teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path, local_files_only=True)
     except Exception as error:  # a damaged file fails in its own library's way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({reason}).") from None
+        raise UserError(
+            f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({first_line(error)})."
+        ) from None
     difference = describe_difference(family.vocabulary, vocabulary_of(teacher_tokenizer))
     if difference is not None:
         raise UserError(

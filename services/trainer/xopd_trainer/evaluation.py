@@ -55,7 +55,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """The scores, for records: with each the number of answers that were cut off, and of items without one."""
-        return {part: score_json(self.verdicts[part]) for part in self.scores()}
+        return {part: score_json(verdicts) for part, verdicts in self.verdicts.items() if verdicts}
 
 
 def score_json(verdicts: Sequence[Verdict]) -> dict[str, Any]:
