@@ -64,7 +64,7 @@ def text_student(config: Config, folder: Path) -> Path:
 def run_peer(config: Config, out: Path, steps: int) -> dict[str, Any]:
     """Run TRL on the prompts that our run trained on, in the same order."""
     sys.path.insert(0, str(ROOT / "services/trainer"))
-    from xopd_trainer.data_order import DataOrder
+    from xopd_trainer.dispatch.data_order import DataOrder
 
     items = [i for i in load_items(config.data.manifest) if i.split == config.data.train_split and i.kind == "task"]
     order = DataOrder(items, config.trainer.batch_prompts, config.run.seed)

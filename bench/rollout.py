@@ -23,8 +23,8 @@ from tests.integration.rollout_pod import PodProcess, TrainerEnd, make_clip, wri
 from tests.random_models import make_student
 from xopd.config.schema import RedisSettings
 from xopd.families import open_family
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import connect
-from xopd.streams.embedded import EmbeddedServer
 
 console = Console()
 

@@ -36,17 +36,17 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "xopd/weights/store.py": ("tests/unit/test_weights.py",),
     "xopd/scoring/answers.py": (TEACHER,),
     "xopd/scoring/replicas.py": ("tests/integration/test_teacher_replicas.py",),
-    "xopd/security/doors.py": (SECURITY,),
+    "xopd/security/credentials.py": (SECURITY,),
     "xopd/security/tls.py": (SECURITY,),
     "xopd/security/http_guard.py": (SECURITY,),
-    "xopd/config/doors.py": (SECURITY, "tests/unit/test_config.py"),
+    "xopd/config/security.py": (SECURITY, "tests/unit/test_config.py"),
     "xopd/config/secrets.py": (SECURITY, "tests/unit/test_config.py"),
     "xopd/config/yaml12.py": ("tests/unit/test_yaml12.py",),
     "xopd/config/environment.py": ("tests/unit/test_config_values.py", "tests/unit/test_config.py"),
     "xopd/config/section.py": ("tests/unit/test_config_values.py",),
     "services/teacher/xopd_teacher/validation.py": (TEACHER,),
     "services/rollout/xopd_rollout/prompt_check.py": ("tests/unit/test_prompt_check.py",),
-    "services/trainer/xopd_trainer/collector.py": ("tests/integration/test_dispatch_collect.py",),
+    "services/trainer/xopd_trainer/dispatch/collector.py": ("tests/integration/test_dispatch_collect.py",),
 }
 """Modules with guards, and the tests that must miss them."""
 CHECKS = {"_need", "_need_at_most", "_need_ids", "_need_uri", "_need_sha256", "_need_file"}

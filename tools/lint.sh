@@ -54,6 +54,7 @@ part "ruff check" $bin/ruff check --quiet .
 part "ruff format" $bin/ruff format --check --quiet .
 part "mypy" $bin/mypy
 part "mypy of the tools" env MYPYPATH=requirements:tools $bin/mypy requirements/lock.py tools/*.py
+part "imports" $bin/lint-imports --no-cache
 buf_lint
 part "generated code" $bin/python tools/protos.py --check
 part "bandit" $bin/bandit --quiet --configfile pyproject.toml --recursive xopd services examples bench tools requirements

@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from xopd_rollout.clock import ActivityClock
 from xopd_rollout.metrics import FAILURES, FINISH_REASONS, PURPOSES, REFUSALS, RolloutMetrics
 from xopd_teacher.metrics import DROP_REASONS, KINDS, METHODS, TeacherMetrics
-from xopd_trainer.metrics import ITEM_REASONS, LAG_PARTS, TOKEN_STAGES, TrainerMetrics
-from xopd_trainer.status import STAGES
+from xopd_trainer.state.status import STAGES
+from xopd_trainer.telemetry.metrics import ITEM_REASONS, LAG_PARTS, TOKEN_STAGES, TrainerMetrics
 
 from xopd.ledger import Accounts
 from xopd.wire import MODALITY_NAMES

@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
-from xopd.service import child
-from xopd.streams.embedded import HOST, embedded_binary, free_port
+from xopd.local import child
+from xopd.local.embedded_redis import HOST, embedded_binary, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}|\$\$")

@@ -17,8 +17,8 @@ import redis
 
 from tests.certificates import Authority
 from tests.e2e.world import ROOT, Run, make_world
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.security.tls import client_context
-from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import teacher_pb2, teacher_pb2_grpc
 
 pytestmark = pytest.mark.timeout(600)

@@ -24,7 +24,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.world import ROOT, Run, make_world
-from xopd.streams.embedded import HOST, free_port
+from xopd.local.embedded_redis import HOST, free_port
 
 pytestmark = [
     pytest.mark.timeout(420),

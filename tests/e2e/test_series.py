@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 
 from tests.e2e.world import Run, make_world
 from tools.metrics_page import label_values, registries, series_of
-from xopd.streams.embedded import HOST, free_port
+from xopd.local.embedded_redis import HOST, free_port
 
 pytestmark = pytest.mark.timeout(420)
 SERVICES = ("trainer", "rollout", "teacher")

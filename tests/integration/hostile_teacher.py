@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 
 from tests.random_models import make_tokenizer
-from xopd.data.vocabulary import Vocabulary, vocabulary_of
+from xopd.prompts.vocabulary import Vocabulary, vocabulary_of
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 

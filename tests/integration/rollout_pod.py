@@ -22,8 +22,8 @@ from safetensors.torch import save
 
 from tests.random_models import make_student
 from xopd.families import open_family
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import Keys, WorkStream
-from xopd.streams.embedded import EmbeddedServer
 from xopd.streams.keys import ROLLOUT_GROUP
 from xopd.streams.work import FIELD
 from xopd.v1 import trajectory_pb2 as pb

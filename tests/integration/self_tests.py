@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.random_models import make_tokenizer
-from xopd.data.vocabulary import vocabulary_of
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient
 from xopd.scoring.self_test import Finding, SelfTest, Trial, self_test
 

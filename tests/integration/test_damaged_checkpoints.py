@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.e2e.world import make_world
 from tests.integration.test_mistakes import sentence
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4294967296\n"
 

@@ -18,10 +18,10 @@ from xopd_rollout.worker import REFUSED_AFTER, Worker
 
 from tests.integration.test_dispatch_collect import answer, group
 from xopd.config.schema import Config
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
-from xopd.streams.embedded import EmbeddedServer
-from xopd.tracing import NO_TRACER
+from xopd.telemetry import NO_TRACER
 from xopd.v1 import trajectory_pb2 as pb
 
 KEYS = Keys("t")

@@ -8,20 +8,20 @@ import pytest
 import redis.asyncio as aioredis
 import torch
 from safetensors.torch import save
-from xopd_trainer import collector as collector_module
-from xopd_trainer import publisher as publisher_module
-from xopd_trainer.collector import Collector
-from xopd_trainer.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
-from xopd_trainer.learner import WeightFile
-from xopd_trainer.lease import TrainerLease
-from xopd_trainer.publisher import Publisher
-from xopd_trainer.watch import watch
+from xopd_trainer.dispatch import collector as collector_module
+from xopd_trainer.dispatch.collector import Collector
+from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
+from xopd_trainer.dispatch.watch import watch
+from xopd_trainer.learning.learner import WeightFile
+from xopd_trainer.state import publisher as publisher_module
+from xopd_trainer.state.lease import TrainerLease
+from xopd_trainer.state.publisher import Publisher
 
 from xopd.errors import UserError
 from xopd.ledger import Ledger
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import DeadLetters, Keys, WorkStream
-from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.weights import WeightStore

@@ -16,8 +16,8 @@ from tests.certificates import Authority
 from xopd.errors import UserError
 from xopd.scoring import TeacherClient, TeacherUnreachableError
 from xopd.scoring.ask import ask_info
+from xopd.scoring.authentication import TokenGuard, add_port, open_channel
 from xopd.scoring.channel import server_options
-from xopd.scoring.doors import TokenGuard, add_port, open_channel
 from xopd.security import Doors
 from xopd.security.tls import Certificate
 from xopd.v1 import teacher_pb2 as pb

@@ -14,9 +14,9 @@ import pytest
 from tests.certificates import Authority, Files
 from xopd.config.schema import RedisSettings
 from xopd.errors import UserError
-from xopd.service import child
+from xopd.local import child
+from xopd.local.embedded_redis import HOST, EmbeddedServer, free_port, server_input
 from xopd.streams import connect
-from xopd.streams.embedded import HOST, EmbeddedServer, free_port, server_input
 
 PASSWORD = 'correct "horse" \\battery'
 

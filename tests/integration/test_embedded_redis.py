@@ -13,9 +13,9 @@ import redis.asyncio as aioredis
 
 from xopd.config.schema import RedisSettings
 from xopd.errors import UserError
+from xopd.local.embedded_redis import EmbeddedServer, answers_ping, free_port
 from xopd.streams import WorkStream, connect
 from xopd.streams import connection as connection_module
-from xopd.streams.embedded import EmbeddedServer, answers_ping, free_port
 
 pytestmark = pytest.mark.timeout(60)
 

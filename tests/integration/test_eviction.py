@@ -13,9 +13,9 @@ from tests.integration.test_mistakes import sentence
 from xopd.config import load_config
 from xopd.config.redis import RedisSettings
 from xopd.errors import UserError
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import connect
 from xopd.streams.ceiling import redis_ceiling
-from xopd.streams.embedded import EmbeddedServer
 from xopd.streams.eviction import refuse_eviction
 
 EVICTING = (

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import Qwen2AudioForConditionalGeneration
-from xopd_trainer.export import export_policy
+from xopd_trainer.learning.export import export_policy
 
 from tests.clips import rules
 from tests.integration.rollout_pod import PodProcess, make_clip, write_config
 from tests.random_models import make_student
 from xopd.data.audio import fetch_audio
 from xopd.families import open_family
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
 
 pytestmark = pytest.mark.timeout(150)
 

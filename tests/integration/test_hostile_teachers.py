@@ -9,8 +9,8 @@ import pytest
 
 from tests.integration.hostile_teacher import HostileTeacher
 from tests.random_models import make_tokenizer
-from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient, UnscorableError
 from xopd.scoring.client import MOST_BAD_ANSWERS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.world import ROOT, make_world
-from xopd.streams.embedded import HOST
+from xopd.local.embedded_redis import HOST
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.integration.teacher_process import TeacherProcess
 from tests.integration.test_mistakes import sentence
 from tests.random_models import make_tokenizer
 from xopd.config.schema import TeacherSettings
-from xopd.data.vocabulary import vocabulary_of
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient
 
 SHARED = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
@@ -73,7 +73,8 @@ async def main(stop):
 run_service(main)
 """
 MAKE = {
-    "trainer": "from xopd_trainer.metrics import TrainerMetrics; metrics = TrainerMetrics(); metrics.step.set(7)",
+    "trainer": "from xopd_trainer.telemetry.metrics import TrainerMetrics; metrics = TrainerMetrics();"
+    " metrics.step.set(7)",
     "rollout": "from xopd_rollout.clock import ActivityClock; from xopd_rollout.metrics import RolloutMetrics;"
     " metrics = RolloutMetrics(ActivityClock()); metrics.ready.set(7)",
 }

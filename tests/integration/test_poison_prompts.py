@@ -17,7 +17,7 @@ from safetensors.torch import save
 
 from tests.clips import FAULTS, sha256_of, speechlike, write_bad_clips
 from tests.integration.rollout_pod import PodProcess, StudentWorld, TrainerEnd, make_clip
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.weights.contents import TrainedTensors

@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 import redis.asyncio as aioredis
-from xopd_trainer.metrics import TrainerMetrics
-from xopd_trainer.redis_gauges import keep_gauges, read_gauges
+from xopd_trainer.telemetry.metrics import TrainerMetrics
+from xopd_trainer.telemetry.redis_gauges import keep_gauges, read_gauges
 
 from xopd.ledger import Ledger, TrainedGroup
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
-from xopd.streams.embedded import EmbeddedServer
 from xopd.streams.keys import ROLLOUT_GROUP
 
 KEYS = Keys("t")

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from xopd_trainer.data_order import DataOrder
+from xopd_trainer.dispatch.data_order import DataOrder
 
 from tests.e2e.world import ROOT, make_world
 from tests.integration.teacher_process import TeacherProcess
@@ -24,7 +24,7 @@ from xopd.config import load_config
 from xopd.data import load_items
 from xopd.ledger.audit import audit_run
 from xopd.ledger.ledger import ledger_path
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 
 pytestmark = pytest.mark.timeout(400)

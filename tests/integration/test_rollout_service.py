@@ -18,7 +18,7 @@ import torch
 from tests.clips import rules
 from tests.integration.rollout_pod import START_S, PodProcess, StudentWorld, TrainerEnd, make_clip
 from xopd.data.audio import fetch_audio
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.wire import PROTOCOL, decode

@@ -18,9 +18,9 @@ import redis
 from rich.console import Console
 
 from tests.e2e.world import ROOT, make_world
-from xopd.cli.fleet_state import FleetState
-from xopd.cli.fleet_table import render_fleet
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
+from xopd.status.read import FleetState
+from xopd.status.table import render_fleet
 from xopd.streams.keys import Keys
 from xopd.v1 import weights_pb2 as pb
 

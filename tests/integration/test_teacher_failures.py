@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.integration.teacher_process import TeacherProcess, ragged
 from tests.random_models import make_tokenizer
-from xopd.data.vocabulary import vocabulary_of
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc

@@ -10,8 +10,8 @@ import pytest
 from tests.integration.hostile_teacher import HostileTeacher
 from tests.integration.teacher_process import TeacherProcess
 from tests.random_models import make_teacher, make_tokenizer
-from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import TeacherClient
 from xopd.scoring.pods import Pod
 from xopd.scoring.replicas import REPLICA_TOLERANCE

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.integration.teacher_process import TeacherProcess, ragged
 from tests.random_models import make_teacher, make_tokenizer
-from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import ScoringError, TeacherClient, TeacherUnreachableError
 from xopd.scoring.client import MOST_BAD_ANSWERS
 from xopd.v1 import teacher_pb2 as pb

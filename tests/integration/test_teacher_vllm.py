@@ -10,7 +10,7 @@ import pytest
 from tests.integration.teacher_process import Naive, TeacherProcess, ragged
 from tests.random_models import make_teacher, make_tokenizer
 from xopd.config.schema import TeacherSettings
-from xopd.data.vocabulary import vocabulary_of
+from xopd.prompts.vocabulary import vocabulary_of
 from xopd.scoring import ScoringError, TeacherClient
 from xopd.scoring.self_test import Trial, self_test
 

@@ -15,9 +15,9 @@ from tests.otlp import GrpcReceiver, HttpReceiver, Receiver
 from tests.random_models import make_teacher
 from xopd.config import Config
 from xopd.errors import UserError
+from xopd.local.embedded_redis import free_port
 from xopd.scoring import ScoringError, TeacherClient
-from xopd.streams.embedded import free_port
-from xopd.tracing import child_span, export, tracing
+from xopd.telemetry import child_span, export, tracing
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 

@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from tests.e2e.world import ROOT, make_world
 from tests.integration.teacher_process import TeacherProcess
 from xopd.ledger.audit import audit_run
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import Keys
-from xopd.streams.embedded import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.weights import fetch_weights

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 import redis.asyncio as aioredis
-from xopd_trainer.lease import LeaseLostError, TrainerLease, locked_folder
+from xopd_trainer.state.lease import LeaseLostError, TrainerLease, locked_folder
 
 from xopd.errors import UserError
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys
-from xopd.streams.embedded import EmbeddedServer
 
 KEYS = Keys("t")
 

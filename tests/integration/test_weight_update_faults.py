@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.faulty_pod import WORDS
 from tests.integration.rollout_pod import PodProcess, StudentWorld, TrainerEnd
-from xopd.streams.embedded import EmbeddedServer
+from xopd.local.embedded_redis import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 
 pytestmark = pytest.mark.timeout(300)

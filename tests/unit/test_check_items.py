@@ -14,7 +14,7 @@ import soundfile
 from tests.clips import sha256_of, speechlike
 from tests.e2e.world import make_world
 from tests.unit.test_cli import assert_one_sentence, xopd
-from xopd.cli.checks import Checks, Finding
+from xopd.checks.run import Checks, Finding
 from xopd.config import load_config
 from xopd.families import open_family
 

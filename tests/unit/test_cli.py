@@ -13,16 +13,16 @@ from rich.console import Console
 
 from tests.random_models import make_teacher
 from tests.unit.synthetic_run import step_record, write_run
-from xopd.cli.checks import Checks
-from xopd.cli.live import render
-from xopd.cli.plain import PlainView
-from xopd.cli.rundir import folder_of, locked, prepare
-from xopd.cli.show import duration, sparkline
-from xopd.cli.view import Scene
+from xopd.checks.run import Checks
 from xopd.config import load_config
 from xopd.errors import UserError
+from xopd.local.live import render
+from xopd.local.plain import PlainView
+from xopd.local.rundir import folder_of, locked, prepare
+from xopd.local.supervisor import Managed, ProcessSpec
+from xopd.local.view import Scene
 from xopd.report.records import TrainerStatus
-from xopd.service.supervisor import Managed, ProcessSpec
+from xopd.report.units import duration, sparkline
 
 ROOT = Path(__file__).resolve().parents[2]
 

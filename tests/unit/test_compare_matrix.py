@@ -12,11 +12,11 @@ import pytest
 import yaml
 from rich.console import Console
 
-from xopd.cli.comparison.cells import begin, open_folder, write_manifest
-from xopd.cli.comparison.matrix import plan_matrix, plan_search, read_comparison_file
-from xopd.cli.comparison.run import command_line
-from xopd.cli.comparison.search import choose_rates
-from xopd.cli.comparison.view import LiveComparisonView, running_line, time_left
+from xopd.comparison.cells import begin, open_folder, write_manifest
+from xopd.comparison.matrix import plan_matrix, plan_search, read_comparison_file
+from xopd.comparison.run import command_line
+from xopd.comparison.search import choose_rates
+from xopd.comparison.view import LiveComparisonView, running_line, time_left
 from xopd.errors import UserError
 
 RUN = {

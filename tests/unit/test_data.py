@@ -11,10 +11,10 @@ from tests.clips import rules
 from tests.random_models import make_tokenizer
 from xopd.data import load_items
 from xopd.data.audio import AudioError, fetch_audio
-from xopd.data.vocabulary import describe_difference, fingerprint_vocabulary, vocabulary_of
 from xopd.errors import UserError
 from xopd.evals.grading import final_answer, is_correct
 from xopd.evals.intervals import accuracy_of, paired_bootstrap
+from xopd.prompts.vocabulary import describe_difference, fingerprint_vocabulary, vocabulary_of
 
 
 def item(**changes):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xopd_trainer.run_files import RunFiles
+from xopd_trainer.state.run_files import RunFiles
 
 from tests.fuzz.seeds import GENERATE, SCORE, SEEDS
 from xopd.config.schema import Config

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.synthetic_run import write_run
+from xopd.local import child
 from xopd.readable import ERRORS, in_ascii, use_readable_output
-from xopd.service import child
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCALES = {
@@ -99,8 +99,8 @@ LIVE = """
 from pathlib import Path
 from rich.console import Console
 from tests.unit.test_cli import scene, trainer_status
-from xopd.cli.live import render
-from xopd.cli.plain import PlainView
+from xopd.local.live import render
+from xopd.local.plain import PlainView
 from xopd.readable import use_readable_output
 use_readable_output()
 shown = scene(Path("/tmp"))

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from tests.unit.html_checks import assert_ids_do_not_collide, assert_needs_no_network
 from tests.unit.synthetic_run import write_run
-from xopd.cli.finish import print_summary
 from xopd.errors import UserError
+from xopd.local.finish import print_summary
 from xopd.report.build import build_report
 from xopd.report.records import Summary, read_run, read_summary
 from xopd.report.scale import LEFT, RIGHT, WIDTH, scale_svg

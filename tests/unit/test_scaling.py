@@ -14,11 +14,11 @@ import pytest
 
 from tests.unit.test_cli import assert_one_sentence, xopd
 from tests.unit.test_supervisor import SERVICE
-from xopd.cli.fleet import Fleet, teacher_address, variable, write_teacher_list
-from xopd.cli.rundir import RunFolder
-from xopd.cli.scaling import Scaler, ask_for
 from xopd.errors import UserError
-from xopd.service.supervisor import ProcessSpec, Supervisor
+from xopd.local.fleet import Fleet, teacher_address, variable, write_teacher_list
+from xopd.local.rundir import RunFolder
+from xopd.local.scaling import Scaler, ask_for
+from xopd.local.supervisor import ProcessSpec, Supervisor
 
 DRAINS = SERVICE.replace(
     "server.serve_forever()", "signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); server.serve_forever()"

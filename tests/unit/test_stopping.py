@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = """
 import asyncio, os
-from xopd.cli.stopping import Stop
-from xopd.service.supervisor import Supervisor
+from xopd.local.stopping import Stop
+from xopd.local.supervisor import Supervisor
 async def main():
     stop = Stop()
     stop.catch_signals(Supervisor(dict(os.environ), print), print, "first things first")

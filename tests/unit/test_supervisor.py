@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from xopd.errors import UserError
-from xopd.service import child, supervisor
-from xopd.service.supervisor import ProcessFailedError, ProcessSpec, Supervisor
+from xopd.local import child, supervisor
+from xopd.local.supervisor import ProcessFailedError, ProcessSpec, Supervisor
 
 SERVICE = """
 import http.server, json, os, signal, sys

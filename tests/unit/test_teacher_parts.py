@@ -22,8 +22,8 @@ from xopd_teacher.validation import Limits, RefusedError, check_generate, check_
 
 from tests.random_models import make_teacher
 from xopd.config.schema import TeacherSettings
-from xopd.data.vocabulary import fingerprint_vocabulary
 from xopd.errors import UserError
+from xopd.prompts.vocabulary import fingerprint_vocabulary
 from xopd.scoring import BadAnswerError
 from xopd.scoring.answers import read_generated, read_scores
 from xopd.scoring.client import _parts

@@ -20,15 +20,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from structlog.testing import capture_logs
 from xopd_rollout.spans import claim_span, note_answer, update_span
-from xopd_trainer import step_spans
-from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.step import StepRunner
+from xopd_trainer.telemetry import step_spans
 
 from xopd.config.schema import TracingSettings
 from xopd.ledger import Ledger
 from xopd.scoring.client import Counters
-from xopd.tracing import NO_TRACER, Tracer, child_span, context_from, failed, finished_span, traceparent_of
-from xopd.tracing.export import _QuietExporter, _SdkLines
+from xopd.telemetry import NO_TRACER, Tracer, child_span, context_from, failed, finished_span, traceparent_of
+from xopd.telemetry.export import _QuietExporter, _SdkLines
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 
@@ -129,7 +129,7 @@ def test_off_makes_no_context() -> None:
 
 def test_off_imports_no_sdk_and_no_torch() -> None:
     program = (
-        "import asyncio, sys, xopd.tracing as t\n"
+        "import asyncio, sys, xopd.telemetry as t\n"
         "from xopd.config.schema import Config\n"
         "config = Config(data={'manifest': 'm'}, student={'path': 's'}, teacher={'path': 't'})\n"
         "async def main():\n"

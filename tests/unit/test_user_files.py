@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from xopd_trainer.summary import read_bounds as read_summary_bounds
+from xopd_trainer.state.summary import read_bounds as read_summary_bounds
 
 from xopd.config.secrets import read_secret
 from xopd.errors import UserError

@@ -18,8 +18,8 @@ from xopd.chaos.proxy import FaultProxy
 from xopd.errors import UserError
 from xopd.ledger import ledger_path
 from xopd.ledger.schema import open_database
+from xopd.local.supervisor import Managed, ProcessSpec, Supervisor
 from xopd.readable import IN_UTF8
-from xopd.service.supervisor import Managed, ProcessSpec, Supervisor
 
 LOOK_EVERY_S = 0.05
 

@@ -25,7 +25,7 @@ def audit(
     if json_:
         console.print_json(data=found.as_json())
     else:
-        from xopd.cli.books import print_audit
+        from xopd.chaos.books import print_audit
 
         print_audit(console, run, found)
     raise typer.Exit(0 if found.closes else 1)

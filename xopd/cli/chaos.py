@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from xopd.chaos.run import ChaosReport
-    from xopd.cli.rundir import RunFolder
     from xopd.config import Config
+    from xopd.local.rundir import RunFolder
 
 HELP = "Kill, freeze and cut off parts of a local run on a seeded schedule, then audit it."
 PRESETS = (
@@ -47,8 +47,8 @@ def chaos(
 
     from rich.console import Console
 
+    from xopd.chaos.books import print_chaos
     from xopd.chaos.run import ChaosReport
-    from xopd.cli.books import print_chaos
     from xopd.config import load_config
     from xopd.errors import UserError
     from xopd.ledger.audit import audit_run
@@ -87,14 +87,14 @@ def _disturbed(
     from xopd.chaos.faults import FAULTS
     from xopd.chaos.run import Chaos
     from xopd.chaos.schedule import draw_schedule
+    from xopd.chaos.session import ChaosSession
     from xopd.chaos.system import System
-    from xopd.cli.chaos_session import ChaosSession
-    from xopd.cli.checks import Checks
-    from xopd.cli.fleet import plan_fleet
-    from xopd.cli.rundir import folder_of, locked, prepare
-    from xopd.cli.session import Outcome, Session
-    from xopd.cli.view import make_view
+    from xopd.checks.run import Checks
     from xopd.ledger.audit import audit_run
+    from xopd.local.fleet import plan_fleet
+    from xopd.local.live import make_view
+    from xopd.local.rundir import folder_of, locked, prepare
+    from xopd.local.session import Outcome, Session
     from xopd.security import open_doors
 
     for warning in Checks(settings).run_quick():

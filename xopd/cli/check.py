@@ -20,7 +20,7 @@ def check(
     from rich.table import Table
     from rich.text import Text
 
-    from xopd.cli.checks import Checks
+    from xopd.checks.run import Checks
     from xopd.config import load_config
 
     settings = load_config(config, set_ or ())

@@ -32,11 +32,11 @@ def compare(
 
     from rich.console import Console
 
-    from xopd.cli.checks import Checks
-    from xopd.cli.comparison.cells import open_folder, refuse_other_items
-    from xopd.cli.comparison.matrix import plan_matrix, plan_search, read_comparison_file
-    from xopd.cli.comparison.run import command_line, finish_comparison, finish_search, run_cells
-    from xopd.cli.rundir import RunFolder, locked
+    from xopd.checks.run import Checks
+    from xopd.comparison.cells import open_folder, refuse_other_items
+    from xopd.comparison.matrix import plan_matrix, plan_search, read_comparison_file
+    from xopd.comparison.run import command_line, finish_comparison, finish_search, run_cells
+    from xopd.local.rundir import RunFolder, locked
 
     console = Console(highlight=False)
     path = Path(config)

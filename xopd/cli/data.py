@@ -36,13 +36,13 @@ def stats(
     from rich.console import Console
     from rich.table import Table
 
-    from xopd.cli.clips import bad_clips
-    from xopd.cli.show import count, duration
+    from xopd.checks.clips import bad_clips
     from xopd.config.schema import DataSettings
     from xopd.config.section import first_message
     from xopd.data import load_items
     from xopd.data.audio import AudioRules
     from xopd.errors import UserError
+    from xopd.report.units import count, duration
 
     schemes = sorted({"file", *(place.partition("://")[0] for place in root or () if "://" in place)})
     try:

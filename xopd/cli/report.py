@@ -17,7 +17,7 @@ def report(
     """Build the page; a run without summary.json yet is shown as far as it is."""
     from rich.console import Console
 
-    from xopd.cli.finish import print_summary
+    from xopd.local.finish import print_summary
     from xopd.report.build import build_report
     from xopd.report.records import read_summary
     from xopd.report.table import markdown_table

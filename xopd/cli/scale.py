@@ -18,9 +18,9 @@ def scale(
     wanted: Annotated[list[str], typer.Argument(metavar="ROLE=N...", help="rollout=N, teacher=N, or both.")],
 ) -> None:
     """Say how many pods there shall be; they come and go while the run goes on."""
-    from xopd.cli.rundir import RunFolder
-    from xopd.cli.scaling import ask_for
     from xopd.config import load_config
+    from xopd.local.rundir import RunFolder
+    from xopd.local.scaling import ask_for
 
     numbers = dict(_number(word) for word in wanted)
     folder = RunFolder(run)
@@ -32,7 +32,7 @@ def scale(
 
 
 def _number(word: str) -> tuple[str, int]:
-    from xopd.cli.scaling import MOST
+    from xopd.local.scaling import MOST
 
     role, _, number = word.partition("=")
     if role not in ROLES or not number.isdecimal() or not 1 <= int(number) <= MOST:

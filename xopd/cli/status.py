@@ -50,10 +50,10 @@ def _settings(
 
     from pydantic import ValidationError
 
-    from xopd.cli.fleet_state import redis_of_run
     from xopd.config import load_config
     from xopd.config.redis import RedisSettings
     from xopd.config.section import first_message
+    from xopd.status.read import redis_of_run
 
     if run is not None and config is not None:
         raise UserError("xopd status: give the folder of a run or --config CONFIG, not both.")
@@ -84,8 +84,8 @@ async def _show(console: Console, settings: RedisSettings, watch: bool, as_json:
 
     from rich.live import Live
 
-    from xopd.cli.fleet_state import FleetReader
-    from xopd.cli.fleet_table import render_fleet, with_problem
+    from xopd.status.read import FleetReader
+    from xopd.status.table import render_fleet, with_problem
 
     async with FleetReader(settings) as reader:
         state = await reader.read()

@@ -24,13 +24,13 @@ def up(
 
     from rich.console import Console
 
-    from xopd.cli import finish
-    from xopd.cli.checks import Checks
-    from xopd.cli.fleet import plan_fleet
-    from xopd.cli.rundir import folder_of, locked, prepare
-    from xopd.cli.session import Outcome, Session
-    from xopd.cli.view import make_view
+    from xopd.checks.run import Checks
     from xopd.config import load_config
+    from xopd.local import finish
+    from xopd.local.fleet import plan_fleet
+    from xopd.local.live import make_view
+    from xopd.local.rundir import folder_of, locked, prepare
+    from xopd.local.session import Outcome, Session
     from xopd.security import open_doors
 
     console = Console(highlight=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import Field, SecretStr, model_validator
 
-from xopd.config.secrets import OptionalPath, take_password_out
-from xopd.config.section import PositiveFloat, Section
+from xopd.config.section import OptionalPath, PositiveFloat, Section
 
 
 class RedisSettings(Section):
@@ -47,3 +48,45 @@ class RedisSettings(Section):
         if (self.tls_ca or self.tls_cert) and not (self.url or "").startswith("rediss://"):
             raise ValueError("tls_ca, tls_cert and tls_key are for a rediss:// url; write one, or leave them empty")
         return self
+
+
+def take_password_out(redis: dict[str, Any]) -> dict[str, Any]:
+    """The section `redis` with the password of its URL under `password`.
+
+    Raises:
+        ValueError: if there are two different passwords, or one in the URL's query.
+    """
+    url = redis.get("url")
+    if not isinstance(url, str):
+        return redis
+    bare, password = split_password(url)
+    if password is None:
+        return redis
+    if redis.get("password_file") or _plain(redis.get("password", password)) != password:
+        raise ValueError("url has a password, and there is another one beside it; give one of them")
+    return {**redis, "url": bare, "password": SecretStr(password)}
+
+
+def split_password(url: str) -> tuple[str, str | None]:
+    """A Redis URL without its password, and the password.
+
+    Raises:
+        ValueError: if the password stands in the query.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError("url is not a Redis URL; write redis://HOST:PORT") from None
+    if re.search(r"(^|&)password=", parts.query):
+        raise ValueError("url has a password in its query; give it as `password` or in `password_file`")
+    user, _, host = parts.netloc.rpartition("@")
+    name, colon, password = user.partition(":")
+    if not colon:
+        return url, None
+    bare = urlunsplit(parts._replace(netloc=f"{name}@{host}" if name else host))
+    # Without a host, as in unix:///path, urlunsplit leaves the slashes out.
+    return bare if "://" in bare else bare.replace(":", "://", 1), unquote(password)
+
+
+def _plain(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from xopd.config.doors import SecuritySettings
 from xopd.config.objective import ObjectiveSettings
 from xopd.config.redis import RedisSettings
 from xopd.config.section import Fraction, NonNegativeInt, Port, PositiveFloat, PositiveInt, Section
+from xopd.config.security import SecuritySettings
 from xopd.wire.limits import MAX_GROUP_TOKENS, MAX_RESPONSE_TOKENS, MIB
 
 UriScheme = Literal["file", "s3", "gs", "abfs", "https", "http"]

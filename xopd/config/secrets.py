@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import SecretStr
 
+from xopd.config.schema import Config
 from xopd.errors import UserError
 from xopd.text_files import EncodingError, read_text
-
-if TYPE_CHECKING:
-    from xopd.config.schema import Config
 
 SECRETS = (("security", "token"), ("redis", "password"))
 """Settings whose values are shown nowhere."""
@@ -27,47 +24,6 @@ FILES = tuple(
     for name in (own, "tls_cert", "tls_key", "tls_ca")
 )
 """Settings that name a file with a secret, a certificate or a key."""
-
-OptionalPath = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
-"""A file's path; empty text, such as an unset variable of compose gives, means none."""
-
-
-def take_password_out(redis: dict[str, Any]) -> dict[str, Any]:
-    """The section `redis` with the password of its URL under `password`.
-
-    Raises:
-        ValueError: if there are two different passwords, or one in the URL's query.
-    """
-    url = redis.get("url")
-    if not isinstance(url, str):
-        return redis
-    bare, password = split_password(url)
-    if password is None:
-        return redis
-    if redis.get("password_file") or _plain(redis.get("password", password)) != password:
-        raise ValueError("url has a password, and there is another one beside it; give one of them")
-    return {**redis, "url": bare, "password": SecretStr(password)}
-
-
-def split_password(url: str) -> tuple[str, str | None]:
-    """A Redis URL without its password, and the password.
-
-    Raises:
-        ValueError: if the password stands in the query.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("url is not a Redis URL; write redis://HOST:PORT") from None
-    if re.search(r"(^|&)password=", parts.query):
-        raise ValueError("url has a password in its query; give it as `password` or in `password_file`")
-    user, _, host = parts.netloc.rpartition("@")
-    name, colon, password = user.partition(":")
-    if not colon:
-        return url, None
-    bare = urlunsplit(parts._replace(netloc=f"{name}@{host}" if name else host))
-    # Without a host, as in unix:///path, urlunsplit leaves the slashes out.
-    return bare if "://" in bare else bare.replace(":", "://", 1), unquote(password)
 
 
 def redact(text: str) -> str:
@@ -135,7 +91,3 @@ def _on_the_command_line(section: str, name: str) -> UserError:
         f"--set {section}.{name}: a command line can be read by every user of this machine; give the secret as the"
         f" environment variable {variable}, or its file as --set {section}.{name}_file=PATH."
     )
-
-
-def _plain(value: Any) -> Any:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from xopd.config.yaml12 import number_in
@@ -15,6 +24,8 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Range = tuple[float, float]
+OptionalPath = Annotated[str | None, BeforeValidator(lambda value: None if value == "" else value)]
+"""A file's path; empty text, such as an unset variable of compose gives, means none."""
 
 LARGEST_WHOLE_FLOAT = 2.0**53
 """Up to here a float is one integer and no other."""

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 import fsspec
 import numpy as np
@@ -27,9 +27,6 @@ from xopd.config.schema import DataSettings
 from xopd.data.containers import extent_of, patched
 from xopd.data.places import PlaceError, Places, is_local
 from xopd.errors import first_line
-
-if TYPE_CHECKING:
-    from xopd.families import ModelFamily
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 """Sample rates that are resampled to the model's own (Hz); others tell of a broken header."""
@@ -57,6 +54,18 @@ class AudioError(ValueError):
         self.reason = reason
 
 
+class Hearing(Protocol):
+    """What an audio tower can take; every `xopd.families.ModelFamily` says it."""
+
+    sample_rate: int
+    max_audio_samples: int
+    """The tower's window (samples at `sample_rate`): what a clip holds beyond it would not be heard."""
+
+    def audio_tokens(self, samples: int) -> int:
+        """Tokens that a clip of so many samples takes in the place of its placeholder; 0 where it is too short."""
+        ...
+
+
 @dataclass(frozen=True)
 class AudioRules:
     """What clips are accepted."""
@@ -70,7 +79,7 @@ class AudioRules:
     """What lies beyond it, the student would not hear (seconds)."""
 
     @classmethod
-    def of(cls, settings: DataSettings, family: ModelFamily | None = None) -> AudioRules:
+    def of(cls, settings: DataSettings, hearing: Hearing | None = None) -> AudioRules:
         """The rules that a configuration sets, and what the student's audio tower can take.
 
         Without roots of its own, clips lie below the manifest's folder.
@@ -78,11 +87,11 @@ class AudioRules:
         roots = settings.audio_roots or [str(Path(settings.manifest).parent.resolve())]
         places = Places.below(roots, settings.uri_schemes)
         rules = cls(places, settings.max_audio_seconds, settings.max_audio_bytes)
-        if family is None:
+        if hearing is None:
             return rules
-        rate = family.sample_rate
-        least = bisect.bisect_left(range(rate), 1, key=family.audio_tokens)
-        return replace(rules, shortest_s=least / rate, window_s=family.max_audio_samples / rate)
+        rate = hearing.sample_rate
+        least = bisect.bisect_left(range(rate), 1, key=hearing.audio_tokens)
+        return replace(rules, shortest_s=least / rate, window_s=hearing.max_audio_samples / rate)
 
     def check_heard(self, seconds: float, uri: str) -> None:
         """Refuse a clip of a length that the student would not hear, or not hear to its end. Raises AudioError."""

@@ -10,13 +10,34 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
 from xopd.data.audio import AudioRules, fetch_audio
-from xopd.families.base import AudioEncoder
+
+
+class AudioEncoder(Protocol):
+    """The frozen half of the model: audio tower and modal adapter."""
+
+    fingerprint: str
+    """SHA-256 over the frozen tensors: encoded clips are valid for exactly these."""
+
+    def encode(self, waveforms: Sequence[NDArray[np.float32]]) -> list[Tensor]:
+        """Encode clips.
+
+        Args:
+            waveforms: mono samples at the family's sample rate, each of shape [samples].
+
+        Returns:
+            One tensor of shape [audio tokens, hidden size] a clip: what the language model is given in the place of
+            the audio placeholder.
+        """
+        ...
 
 
 class FeatureCache:

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, Qwen2AudioForConditionalGeneration
 from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder, Qwen2AudioMultiModalProjector
 
-from xopd.data.vocabulary import vocabulary_of
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.prompts import ChatTemplate, TextEncoder
+from xopd.prompts.vocabulary import vocabulary_of
 
 FROZEN_PREFIXES = ("audio_tower.", "multi_modal_projector.")
 # transformers' module names, and the hub's names for the same tensors.

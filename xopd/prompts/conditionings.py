@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xopd.data.items import Item
 from xopd.errors import UserError
 from xopd.prompts.chat import ChatTemplate, UnusablePromptError
 from xopd.prompts.encoding import PlainTextError, TextEncoder
+from xopd.prompts.student import StudentPrompts
 from xopd.v1 import trajectory_pb2 as pb
-
-if TYPE_CHECKING:
-    from xopd.families import ModelFamily
 
 DEFAULT_STYLE = "response"
 
@@ -26,7 +24,7 @@ DEFAULT_STYLE = "response"
 class Conditionings:
     """Renders the prompts of items."""
 
-    def __init__(self, family: ModelFamily, teacher_tokenizer: Any, max_model_len: int) -> None:
+    def __init__(self, family: StudentPrompts, teacher_tokenizer: Any, max_model_len: int) -> None:
         """Render student prompts with `family` and teacher prompts with the teacher's own tokenizer.
 
         `max_model_len` bounds the student's prompt and response together, audio tokens included.

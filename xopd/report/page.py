@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from xopd.cli.show import count, duration, percent
 from xopd.report import figures
 from xopd.report.drawing import own_ids
 from xopd.report.palette import STAGES
@@ -15,6 +14,7 @@ from xopd.report.records import Difference, RunFiles, Score, Summary
 from xopd.report.scale import scale_svg
 from xopd.report.style import CSS
 from xopd.report.table import Row, incomplete, rows
+from xopd.report.units import count, duration, percent
 
 FIGURES: tuple[tuple[str, Callable[[RunFiles], str | None]], ...] = (
     ("Accuracy while training", figures.accuracy_curve),

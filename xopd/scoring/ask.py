@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from xopd.errors import UserError
-from xopd.scoring.doors import UNWELCOME
+from xopd.scoring.authentication import UNWELCOME
 from xopd.scoring.pods import parse_endpoint
 from xopd.scoring.pool import PodPool
 from xopd.security import Doors

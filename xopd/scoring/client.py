@@ -26,8 +26,8 @@ from tenacity import (
 )
 
 from xopd.config.schema import TeacherSettings
-from xopd.data.vocabulary import Vocabulary
 from xopd.errors import UserError
+from xopd.prompts.vocabulary import Vocabulary
 from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generated, read_scores
 from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import BadAnswerError, ScoringError, UnscorableError
@@ -35,7 +35,7 @@ from xopd.scoring.pods import Pod, parse_source
 from xopd.scoring.pool import OPEN, PodPool, describe_status
 from xopd.scoring.spans import Metadata, call_span
 from xopd.security import Doors
-from xopd.tracing import NO_TRACER, Tracer
+from xopd.telemetry import NO_TRACER, Tracer
 from xopd.v1 import teacher_pb2 as pb
 from xopd.wire import PROTOCOL
 

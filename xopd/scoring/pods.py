@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xopd.data.vocabulary import Vocabulary, describe_difference
 from xopd.errors import UserError
+from xopd.prompts.vocabulary import Vocabulary, describe_difference
+from xopd.scoring.authentication import open_channel
 from xopd.scoring.channel import client_options
-from xopd.scoring.doors import open_channel
 from xopd.scoring.replicas import Reference, probe_of, probe_problem
 from xopd.security import Doors
-from xopd.security.doors import ENDPOINT_FILE
+from xopd.security.credentials import ENDPOINT_FILE
 from xopd.text_files import EncodingError, read_text
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc

@@ -19,9 +19,9 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import grpc
 import structlog
 
-from xopd.data.vocabulary import Vocabulary
 from xopd.errors import UserError
-from xopd.scoring.doors import UNWELCOME
+from xopd.prompts.vocabulary import Vocabulary
+from xopd.scoring.authentication import UNWELCOME
 from xopd.scoring.errors import TeacherUnreachableError
 from xopd.scoring.pods import Endpoint, EndpointFile, Pod, Source, numeric_addresses, open_pod
 from xopd.scoring.replicas import Reference, probe_of

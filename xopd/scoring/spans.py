@@ -10,7 +10,7 @@ import grpc
 from opentelemetry.trace import SpanKind
 
 from xopd.scoring.pool import describe_status
-from xopd.tracing import TRACEPARENT, Tracer, child_span, failed, traceparent_of
+from xopd.telemetry import TRACEPARENT, Tracer, child_span, failed, traceparent_of
 
 Metadata = tuple[tuple[str, str], ...]
 """Metadata of a gRPC call."""

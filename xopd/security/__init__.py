@@ -1,5 +1,5 @@
 """The doors of a service: who may come in (a token), over what (TLS), and when a service refuses to open them."""
 
-from xopd.security.doors import Doors, open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
+from xopd.security.credentials import Doors, open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
 
 __all__ = ["Doors", "open_doors", "refuse_open_calls", "refuse_open_doors", "refuse_open_redis"]

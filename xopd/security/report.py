@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from xopd.config import Config
-from xopd.security.doors import (
+from xopd.security.credentials import (
     callable_host,
     is_loopback,
     open_doors,

@@ -14,7 +14,7 @@ from typing import Any
 from xopd.errors import UserError
 from xopd.files import write_whole
 from xopd.readable import use_readable_output
-from xopd.service.own_metrics import keep_own_metrics
+from xopd.telemetry.own_metrics import keep_own_metrics
 
 ADDRESS_FILE = "XOPD_ADDRESS_FILE"
 """Environment variable: where a service writes its addresses (JSON) once it listens."""

@@ -8,8 +8,8 @@ import structlog
 import typer
 
 from xopd.service.lifecycle import run_service
-from xopd.service.logs import configure_logging
 from xopd.service.options import ConfigOption, InsecureOption, SetOption, insecurely
+from xopd.telemetry.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -11,7 +11,7 @@ import structlog
 
 from xopd.data.audio import AudioError
 from xopd.errors import UserError
-from xopd.tracing import Tracer, child_span
+from xopd.telemetry import Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import PROTOCOL
 from xopd.wire.limits import MAX_REASON_CHARACTERS

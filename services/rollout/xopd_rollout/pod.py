@@ -29,7 +29,7 @@ from xopd.service.http import bind, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import DeadLetters, Keys, connect
 from xopd.streams.eviction import refuse_eviction
-from xopd.tracing import tracing
+from xopd.telemetry import tracing
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import store_uri
 from xopd_rollout.app import Served, make_rollout_app

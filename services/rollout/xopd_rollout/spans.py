@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind
 
-from xopd.tracing import Tracer, child_span, context_from, failed, finished_span, traceparent_of
+from xopd.telemetry import Tracer, child_span, context_from, failed, finished_span, traceparent_of
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.wire import MODALITY_NAMES

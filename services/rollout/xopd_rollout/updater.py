@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import structlog
 
 from xopd.errors import UserError
-from xopd.tracing import Tracer
+from xopd.telemetry import Tracer
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import WeightsUnavailableError, missing_store

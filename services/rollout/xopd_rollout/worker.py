@@ -24,7 +24,7 @@ from xopd.config.schema import Config
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Claim, DeadLetters, Keys, WorkStream
 from xopd.streams.keys import ROLLOUT_GROUP
-from xopd.tracing import Tracer, child_span, failed
+from xopd.telemetry import Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import UnusableGroupError, WireError, decode_prompt_group
 from xopd_rollout.contract import EngineDiedError

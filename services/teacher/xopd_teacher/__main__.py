@@ -7,8 +7,8 @@ import asyncio
 import typer
 
 from xopd.service.lifecycle import run_service
-from xopd.service.logs import configure_logging
 from xopd.service.options import ConfigOption, InsecureOption, SetOption, insecurely
+from xopd.telemetry.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,7 +30,7 @@ def main(
         configure_logging("teacher", settings.teacher.log_level)
         refuse_open_doors(settings, "teacher.host", settings.teacher.host)
         doors = open_doors(settings.security)
-        from xopd.tracing import tracing
+        from xopd.telemetry import tracing
         from xopd_teacher.server import serve
 
         opening = tracing(settings, "teacher")

@@ -15,17 +15,17 @@ from grpc_reflection.v1alpha import reflection
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
+from xopd.scoring.authentication import TokenGuard, add_port
 from xopd.scoring.channel import server_options
-from xopd.scoring.doors import TokenGuard, add_port
 from xopd.security import Doors
 from xopd.service.http import bind, make_app, serving
 from xopd.service.lifecycle import announce_addresses
-from xopd.tracing import Tracer
+from xopd.telemetry import Tracer
 from xopd.v1 import teacher_pb2, teacher_pb2_grpc
 from xopd_teacher.batcher import FAILURES_TO_DIE, Batcher
 from xopd_teacher.engines import Engine, EngineInfo
-from xopd_teacher.engines.base import Floats
-from xopd_teacher.engines.open import engine_version, open_engine
+from xopd_teacher.engines.base import Floats, engine_version
+from xopd_teacher.engines.open import open_engine
 from xopd_teacher.metrics import TeacherMetrics
 from xopd_teacher.service import LogprobService
 from xopd_teacher.validation import Limits

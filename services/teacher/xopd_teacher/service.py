@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 
 from xopd.scoring.channel import MAX_MESSAGE_BYTES, RETRY_AFTER
-from xopd.tracing import Tracer
+from xopd.telemetry import Tracer
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL

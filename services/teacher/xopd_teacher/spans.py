@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from opentelemetry.trace import Span, SpanKind
 
-from xopd.tracing import TRACEPARENT, Tracer, child_span, context_from, failed, finished_span
+from xopd.telemetry import TRACEPARENT, Tracer, child_span, context_from, failed, finished_span
 
 
 @contextlib.contextmanager

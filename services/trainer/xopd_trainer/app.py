@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 from xopd.service.http import ReadyCheck, make_app
-from xopd_trainer.metrics import TrainerMetrics
+from xopd_trainer.telemetry.metrics import TrainerMetrics
 
 
 class Paused(BaseModel):

@@ -11,28 +11,28 @@ import structlog
 import torch
 from transformers import AutoTokenizer
 
+from xopd.checks.splits import check_splits, split_warnings
 from xopd.config import Config
 from xopd.data import load_items
 from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
-from xopd.data.splits import check_splits, split_warnings
-from xopd.data.vocabulary import describe_difference, vocabulary_of
 from xopd.errors import UserError, first_line
 from xopd.families import open_family
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.ledger import Ledger, LedgerError, ledger_path
+from xopd.prompts.vocabulary import describe_difference, vocabulary_of
 from xopd.scoring import TeacherClient
 from xopd.security import Doors
 from xopd.service.folders import ensure_writable
 from xopd.streams import Keys, connect
 from xopd.streams.ceiling import redis_ceiling
 from xopd.streams.eviction import refuse_eviction
-from xopd.tracing import tracing
-from xopd_trainer.learner import Learner
-from xopd_trainer.lease import TrainerLease, locked_folder
+from xopd.telemetry import tracing
+from xopd_trainer.learning.learner import Learner
 from xopd_trainer.methods import make_method
-from xopd_trainer.summary import read_bounds
-from xopd_trainer.trainer import Trainer
+from xopd_trainer.run import Trainer
+from xopd_trainer.state.lease import TrainerLease, locked_folder
+from xopd_trainer.state.summary import read_bounds
 
 log = structlog.get_logger(__name__)
 

@@ -20,11 +20,11 @@ from xopd.scoring import UnscorableError
 from xopd.service.compute_thread import ComputeThread
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
-from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
-from xopd_trainer.groups import GroupWriter
-from xopd_trainer.learner import Learner
-from xopd_trainer.refusals import unusable_clips
-from xopd_trainer.scored_groups import GroupScorer
+from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.dispatch.groups import GroupWriter
+from xopd_trainer.dispatch.rejected import unusable_clips
+from xopd_trainer.dispatch.scored_groups import GroupScorer
+from xopd_trainer.learning.learner import Learner
 
 log = structlog.get_logger(__name__)
 

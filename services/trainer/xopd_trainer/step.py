@@ -24,20 +24,20 @@ from xopd.ledger import Ledger, TrainedGroup, group_content
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import TeacherClient, UnscorableError
 from xopd.service.compute_thread import ComputeThread
-from xopd.tracing import NO_TRACER, Tracer, child_span, failed
+from xopd.streams.retry import write_down
+from xopd.telemetry import NO_TRACER, Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
-from xopd_trainer.busy_clock import BusyClock
-from xopd_trainer.dispatcher import Dispatcher, GroupFailedError
-from xopd_trainer.groups import GroupWriter
-from xopd_trainer.learner import Learner, StepResult
+from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
+from xopd_trainer.dispatch.groups import GroupWriter
+from xopd_trainer.dispatch.rejected import Fault, Refusals, fault_of, unusable_clips
+from xopd_trainer.dispatch.scored_groups import GroupScorer
+from xopd_trainer.learning.learner import Learner, StepResult
 from xopd_trainer.methods import Method, Response
-from xopd_trainer.patience import write_down
-from xopd_trainer.publisher import Publisher
-from xopd_trainer.refusals import Fault, Refusals, fault_of, unusable_clips
-from xopd_trainer.scored_groups import GroupScorer
-from xopd_trainer.step_spans import note_answer, note_step, start_group
-from xopd_trainer.transport import TransportTimes
+from xopd_trainer.state.publisher import Publisher
+from xopd_trainer.telemetry.busy_clock import BusyClock
+from xopd_trainer.telemetry.step_spans import note_answer, note_step, start_group
+from xopd_trainer.telemetry.transport import TransportTimes
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from xopd.chaos.proxy import FaultProxy
 from xopd.chaos.schedule import draw_schedule
-from xopd.streams.embedded import free_port
+from xopd.local.embedded_redis import free_port
 
 
 @pytest.fixture

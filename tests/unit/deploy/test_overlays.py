@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from xopd_teacher.server import LAST_WORDS_S
-from xopd_trainer.trainer import STOP_GRACE_S
+from xopd_trainer.run import STOP_GRACE_S
 
 from tests.unit.deploy.conftest import ROOT
 from tools.metrics_page import exported_names

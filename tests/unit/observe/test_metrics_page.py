@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from xopd_trainer.learner import StepResult
-from xopd_trainer.metrics import TrainerMetrics
+from xopd_trainer.learning.learner import StepResult
 from xopd_trainer.step import StepRunner
+from xopd_trainer.telemetry.metrics import TrainerMetrics
 
 from tools.metrics_page import BY_LABEL, BY_SERIES, PAGE, Series, label_values, page, registries, series_of
 from xopd.ledger import Accounts

@@ -12,7 +12,7 @@ from xopd.config import Config
 from xopd.errors import UserError
 from xopd.security import Doors, open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
 from xopd.security.bearer import bearer, is_bearer_of
-from xopd.security.doors import is_loopback
+from xopd.security.credentials import is_loopback
 from xopd.security.report import describe_doors
 
 TOKEN = "0123456789abcdef"

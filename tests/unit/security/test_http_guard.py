@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from prometheus_client import CollectorRegistry
 from xopd_trainer.app import make_trainer_app
-from xopd_trainer.metrics import TrainerMetrics
+from xopd_trainer.telemetry.metrics import TrainerMetrics
 
 from xopd.security.http_guard import OPEN_PATHS, HttpGuard
 from xopd.service.http import make_app

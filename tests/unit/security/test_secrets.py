@@ -10,7 +10,8 @@ import yaml
 
 from tests.unit.test_config import MINIMAL
 from xopd.config import Config, dump_config, load_config
-from xopd.config.secrets import SECRETS, read_secret, secret_variables, split_password
+from xopd.config.redis import split_password
+from xopd.config.secrets import SECRETS, read_secret, secret_variables
 from xopd.errors import UserError
 
 SECRET = "correct-horse-battery-staple"

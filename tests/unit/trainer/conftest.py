@@ -12,9 +12,8 @@ import torch
 from tests.clips import rules
 from tests.random_models import make_student, make_teacher
 from xopd.config import Config
-from xopd.data.features import FeatureCache
+from xopd.data.features import AudioEncoder, FeatureCache
 from xopd.families import ModelFamily, open_family
-from xopd.families.base import AudioEncoder
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
-from xopd_trainer.learner import Learner
+from xopd_trainer.learning.learner import Learner
 from xopd_trainer.methods import make_method
 
 from xopd.config import Config

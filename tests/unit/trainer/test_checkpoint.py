@@ -5,8 +5,8 @@ import signal
 
 import pytest
 import torch
-from xopd_trainer.checkpoint import load_newest_checkpoint, save_checkpoint
-from xopd_trainer.optimiser import learning_rate, load_optimiser_tensors, optimiser_tensors
+from xopd_trainer.learning.checkpoint import load_newest_checkpoint, save_checkpoint
+from xopd_trainer.learning.optimiser import learning_rate, load_optimiser_tensors, optimiser_tensors
 
 from tests.unit.trainer.groups import batch, make_learner
 from xopd.config.schema import OptimiserSettings

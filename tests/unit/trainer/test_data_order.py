@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from xopd_trainer.data_order import DataOrder
+from xopd_trainer.dispatch.data_order import DataOrder
 
 from xopd.data import AudioFile, Item
 from xopd.errors import UserError

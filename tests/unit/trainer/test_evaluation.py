@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import Counter
-from xopd_trainer.dispatcher import GroupFailedError
-from xopd_trainer.evaluation import Evaluation, Evaluator, score_json
-from xopd_trainer.groups import GroupWriter
-from xopd_trainer.refusals import Refusals
-from xopd_trainer.run_files import RunFiles
+from xopd_trainer.dispatch.dispatcher import GroupFailedError
+from xopd_trainer.dispatch.groups import GroupWriter
+from xopd_trainer.dispatch.rejected import Refusals
+from xopd_trainer.evaluation import Evaluator
+from xopd_trainer.state.run_files import RunFiles
 
 from xopd.data import AudioFile, Item
 from xopd.errors import UserError
+from xopd.evals.verdicts import Evaluation, score_json
 from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import GeneratedResponse, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from xopd_trainer.learner import FrozenPartChangedError
+from xopd_trainer.learning.learner import FrozenPartChangedError
 
 from tests.clips import rules
 from tests.unit.trainer.groups import batch, make_group, make_learner

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from xopd_trainer.methods import Preparation, make_method, offline_kd
 from xopd_trainer.methods.targets import Targets
-from xopd_trainer.run_files import RunFiles
+from xopd_trainer.state.run_files import RunFiles
 
 from tests.unit.trainer.groups import with_objective
 from xopd.data import AudioFile, Item
@@ -54,7 +54,9 @@ def prepared(config, family):
         changed = with_objective(config, objective, run={"seed": seed})
         method, files, progress = make_method(changed, family.vocabulary.size), RunFiles(changed), []
         conditionings = Conditionings(family, family.tokenizer, 512)
-        preparation = Preparation(items, conditionings, teacher or Teacher(), files, lambda *at: progress.append(at))
+        preparation = Preparation(
+            items, conditionings, teacher or Teacher(), files.teacher_responses, lambda *at: progress.append(at)
+        )
         await method.prepare(preparation)
         return method, files, progress
 

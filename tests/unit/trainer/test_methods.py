@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from xopd_trainer.batch import collate_responses
+from xopd_trainer.learning.optimiser import optimiser_tensors
 from xopd_trainer.methods import PolicyReadout, make_method
-from xopd_trainer.optimiser import optimiser_tensors
 
 from tests.unit.trainer.groups import (
     ALL_TOKENS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import soundfile
 import torch
 from xopd_trainer.batch import ScoredGroup
-from xopd_trainer.metrics import ITEM_REASONS, TrainerMetrics
-from xopd_trainer.refusals import Refusals, unusable_clips
+from xopd_trainer.dispatch.rejected import Refusals, unusable_clips
+from xopd_trainer.telemetry.metrics import ITEM_REASONS, TrainerMetrics
 
 from tests.clips import rules, sha256_of, speechlike
 from xopd.data.features import FeatureCache

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from xopd_trainer.scored_groups import GroupScorer
+from xopd_trainer.dispatch.scored_groups import GroupScorer
 
 from tests.unit.trainer.test_method_inputs import make_items
 from xopd.prompts.conditionings import Conditionings

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from xopd_trainer.optimiser import optimiser_tensors
-from xopd_trainer.signals import repetition
+from xopd_trainer.learning.optimiser import optimiser_tensors
+from xopd_trainer.learning.signals import repetition
 
 from tests.unit.objective import references
 from tests.unit.trainer.groups import ALL_TOKENS, CASES, MODALITIES, batch, make_group, make_learner, with_objective

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from xopd.cli.show import count, duration
 from xopd.report.comparison.looks import Look, key_svg
 from xopd.report.comparison.read import Comparison, Entry, Search, Trial
+from xopd.report.units import count, duration
 
 
 def how_it_was_made(comparison: Comparison, looks: dict[str, Look]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from xopd.cli.show import count
 from xopd.report.comparison.curves import Curves
 from xopd.report.comparison.formats import shown
 from xopd.report.comparison.looks import Look, key_svg, legend, looks_of
@@ -18,6 +17,7 @@ from xopd.report.comparison.verdict import headline, proves_something
 from xopd.report.drawing import own_ids
 from xopd.report.palette import PAGE_LINE, PAGE_QUIET
 from xopd.report.style import CSS
+from xopd.report.units import count
 
 OWN_CSS = f"""
 .verdict p {{ font-size: 16.5px; max-width: 860px; margin: 0 0 12px; color: #2c2c2c; }}

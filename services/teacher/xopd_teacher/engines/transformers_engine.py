@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
 from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ResponseScore, ScoreItem
 from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
-from xopd_teacher.engines.decoding import decode
+from xopd_teacher.engines.decoding import Prefix, decode
 from xopd_teacher.engines.packing import Row, pack, runs_within
 from xopd_teacher.engines.readout import read_scores
 
@@ -39,20 +38,6 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 CPU_PASS_TOKENS = 2048
 """Most tokens in one pass without a GPU: 16,384 were a quarter slower with a million parameters, and padded thrice as
 much."""
-
-
-@dataclass
-class Prefix:
-    """Prompts that went through the model: their cache, and what the first response token is read from.
-
-    cache: keys and values of n prompts padded to P. mask: [n, P], 0 on padding. lengths: [n] without padding.
-    last_hidden: [n, d], the hidden state of each prompt's last token.
-    """
-
-    cache: Any
-    mask: Tensor
-    lengths: Tensor
-    last_hidden: Tensor
 
 
 class TransformersEngine:

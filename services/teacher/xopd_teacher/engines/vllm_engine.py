@@ -24,9 +24,16 @@ import torch
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
-from xopd_teacher.engines.base import Batch, EngineInfo, Generated, GenerateItem, ResponseScore, ScoreItem
+from xopd_teacher.engines.base import (
+    Batch,
+    EngineInfo,
+    Generated,
+    GenerateItem,
+    ResponseScore,
+    ScoreItem,
+    engine_version,
+)
 from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
-from xopd_teacher.engines.open import engine_version
 
 LOGITS_AT_ONCE = 2**28
 """Most float32 logits that vLLM computes at a time for prompt log-probabilities (1 GiB)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,6 @@ from xopd.objective import Totals
 from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import TeacherClient
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.run_files import RunFiles
 
 Response = NDArray[np.int64]
 """Token ids of a response, shape [tokens], end-of-turn included."""
@@ -29,7 +29,8 @@ class Preparation:
     """Items that will be trained on."""
     conditionings: Conditionings
     teacher: TeacherClient
-    files: RunFiles
+    responses: Path
+    """The file in which a method keeps the teacher's responses."""
     progress: Callable[[int, int], None]
     """Called with (done, total)."""
 

@@ -47,7 +47,7 @@ class OfflineKd:
 
     async def prepare(self, preparation: Preparation) -> None:
         """Have the teacher answer the text of every item that is not answered yet."""
-        path = preparation.files.teacher_responses
+        path = preparation.responses
         if path.exists():
             # A torn last line belongs to an item that is asked once more.
             wanted = {item.id: self._question(preparation, item) for item in preparation.items}

@@ -1,0 +1,1 @@
+"""Prompt groups on their way to the rollout pods and back."""

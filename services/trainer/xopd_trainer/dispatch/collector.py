@@ -1,0 +1,187 @@
+"""The collector: reads answers, drops what must not be trained, and hands the rest to whoever waits for it.
+
+Duplicates and stale answers are dropped here, before they cost teacher time. An accepted training answer stays in
+the stream, unacknowledged, until a checkpoint holds its step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import structlog
+
+from xopd.ledger import Ledger, LedgerUnavailableError
+from xopd.streams import Claim, DeadLetters, WorkStream
+from xopd.streams.retry import OUTAGES
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import WireError, decode_trajectory_group
+from xopd_trainer.dispatch.dispatcher import Dispatcher, PolicyMissingError
+
+log = structlog.get_logger(__name__)
+PAUSE_S = 2.0
+"""Pause before a group is sent again whose policy no pod could have twice; three times as long each further time."""
+
+
+class Collector:
+    """Reads the trajectory stream of one run."""
+
+    def __init__(
+        self,
+        trajectories: WorkStream,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        run_id: str,
+        vocabulary_size: int,
+        dead: DeadLetters,
+    ) -> None:
+        """Read `trajectories` for the groups of `dispatcher`; what cannot be used goes to `dead`."""
+        self.trajectories = trajectories
+        self.dispatcher = dispatcher
+        self.ledger = ledger
+        self.run_id = run_id
+        self.vocabulary_size = vocabulary_size
+        self.dead = dead
+        self.generated_tokens = 0
+        """Tokens of accepted answers."""
+        self.on_unreadable: Callable[[], None] = lambda: None
+        """Called for an entry that cannot be decoded."""
+        self.on_refused: Callable[[], None] = lambda: None
+        """Called for an answer that is not what was asked for."""
+        self.on_policy_unavailable: Callable[[], Awaitable[None]] | None = None
+        """Awaited when a pod could not have the policy version of a group, before that is dispatched again."""
+        self._held: list[bytes] = []
+
+    async def run(self) -> None:
+        """Read until cancelled. A lost connection is retried; Redis may come back empty."""
+        while True:
+            try:
+                for claim in await self.trajectories.read(count=64, block_ms=500):
+                    await self._take(claim)
+            except OUTAGES as error:
+                log.warning("trajectory stream cannot be read", error=str(error))
+                await asyncio.sleep(0.5)
+
+    async def acknowledge_held(self) -> None:
+        """A checkpoint now holds every step trained so far: acknowledge their trajectories.
+
+        Where Redis is away, the next checkpoint does so.
+        """
+        held = list(self._held)
+        try:
+            for start in range(0, len(held), 512):
+                await self.trajectories.acknowledge(held[start : start + 512])
+        except OUTAGES as error:
+            log.warning("trajectories are not acknowledged yet", entries=len(held), error=str(error))
+        else:
+            self._held = self._held[len(held) :]
+
+    async def _take(self, claim: Claim) -> None:
+        try:
+            answer = decode_trajectory_group(claim.data)
+        except WireError as error:
+            self.on_unreadable()
+            log.warning("entry dropped", entry=claim.entry_id.decode(), reason=str(error))
+            await self._done_with(claim, str(error))
+            return
+        accepted = await self._judge(answer)
+        if accepted and answer.purpose == pb.PURPOSE_TRAIN:
+            self._held.append(claim.entry_id)
+        else:
+            await self._done_with(claim)
+        if accepted:
+            self.generated_tokens += sum(len(t.token_ids) for t in answer.trajectories)
+            self.dispatcher.resolve(answer)
+
+    async def _judge(self, answer: pb.TrajectoryGroup) -> bool:
+        """Whether the answer is the one that is waited for; counts and settles it where it is not."""
+        n = len(answer.trajectories)
+        training = answer.purpose == pb.PURPOSE_TRAIN
+        if answer.run_id != self.run_id:
+            if training:
+                self._drop(answer.group_id, "stale", n, "it answers another life of the trainer")
+            return False
+        wanted = self.dispatcher.waiting(answer.group_id)
+        if wanted is None:
+            if training:
+                self._drop(answer.group_id, "duplicate", n, "the group has been answered")
+            return False
+        if answer.HasField("failure"):
+            await self._failed(answer, wanted.attempt)
+            return False
+        problem = self._mismatch(answer, wanted)
+        if problem is not None:
+            await self._refuse(answer, problem)
+            await self.dispatcher.retry(answer.group_id, "stale", f"{problem} (pod {answer.pod_id})", n)
+            return False
+        problem = self._staleness(answer, wanted)
+        if problem is not None:
+            reason = f"{problem} (pod {answer.pod_id})"
+            await self.dispatcher.retry(answer.group_id, "stale", reason, n, PolicyMissingError)
+            return False
+        return True
+
+    async def _failed(self, answer: pb.TrajectoryGroup, attempt: int) -> None:
+        """Settle a group that a pod could not answer, at its attempt `attempt` (counted from 0)."""
+        reason = f"{answer.failure.reason} (pod {answer.pod_id})"
+        if answer.failure.code == pb.FAILURE_CODE_POLICY_UNAVAILABLE:
+            if self.on_policy_unavailable is not None:
+                await self.on_policy_unavailable()
+            # The first time at once; a store that is out of reach for a pod alone needs time.
+            pause_s = PAUSE_S * 3 ** (attempt - 1) if attempt else 0.0
+            await self.dispatcher.retry(answer.group_id, "failed", reason, error=PolicyMissingError, pause_s=pause_s)
+        elif answer.failure.code == pb.FAILURE_CODE_ENGINE:
+            await self.dispatcher.retry(answer.group_id, "failed", reason)
+        else:
+            await self.dispatcher.fail(answer.group_id, reason)
+
+    async def _refuse(self, answer: pb.TrajectoryGroup, problem: str) -> None:
+        self.on_refused()
+        try:
+            await self.dead.add(self.trajectories.key, answer.SerializeToString(), problem)
+        except OUTAGES as error:
+            log.warning("no dead letter written", group=answer.group_id, error=str(error))
+
+    async def _done_with(self, claim: Claim, fault: str | None = None) -> None:
+        try:
+            if fault is None:
+                await self.trajectories.acknowledge([claim.entry_id])
+            else:
+                await self.trajectories.bury(claim, self.dead, fault)
+        except OUTAGES as error:
+            # It stays in the stream until the next life clears it; the entries read with it must not wait for that.
+            log.warning("an entry is not acknowledged", error=str(error))
+
+    def _drop(self, group_id: str, kind: Literal["duplicate", "stale"], responses: int, reason: str) -> None:
+        try:
+            self.ledger.dropped(group_id, kind, responses, reason)
+        except LedgerUnavailableError as error:
+            # Nothing depends on this line but its own count.
+            log.warning("a dropped answer is not in the ledger", group=group_id, kind=kind, error=str(error))
+
+    def _mismatch(self, answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
+        """What of an answer cannot be an answer to `wanted`, as a clause, or None."""
+        for name in ("item_id", "modality", "purpose", "step"):
+            if getattr(answer, name) != getattr(wanted, name):
+                return f"its {name} is {getattr(answer, name)}, {getattr(wanted, name)} was asked"
+        if [t.seed for t in answer.trajectories] != list(wanted.seeds):
+            return f"{len(answer.trajectories)} trajectories came for {len(wanted.seeds)} seeds"
+        for trajectory in answer.trajectories:
+            if len(trajectory.token_ids) > wanted.sampling.max_new_tokens:
+                return f"{len(trajectory.token_ids)} tokens came, {wanted.sampling.max_new_tokens} were allowed"
+            if max(trajectory.token_ids) >= self.vocabulary_size:
+                return f"token id {max(trajectory.token_ids)} lies outside the vocabulary of {self.vocabulary_size}"
+        return None
+
+    @staticmethod
+    def _staleness(answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
+        """Which policy version an answer was wrongly sampled from, as a clause, or None."""
+        for trajectory in answer.trajectories:
+            versions = trajectory.policy_versions
+            if min(versions) < wanted.min_policy_version or max(versions) > wanted.max_policy_version:
+                return (
+                    f"sampled from policy version {min(versions)}, "
+                    f"wanted {wanted.min_policy_version} to {wanted.max_policy_version}"
+                )
+        return None

@@ -1,0 +1,261 @@
+"""The learner: recomputes the policy at the responses' tokens, has the method form its loss, and takes one step.
+
+The loss itself is in `xopd_trainer/methods`. The language model trains; tower and adapter stay as they are, which
+`assert_frozen` checks bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from xopd.config import Config
+from xopd.data.features import FeatureCache
+from xopd.families import ModelFamily
+from xopd.objective import Head, Totals, combine_modalities, kl_between
+from xopd.telemetry import NO_TRACER, Tracer, child_span
+from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import MODALITY_NAMES
+from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
+from xopd_trainer.learning.optimiser import learning_rate, make_optimiser
+from xopd_trainer.learning.policy_forward import embed_prompt, read_policy, response_hidden
+from xopd_trainer.learning.signals import SignalCollector
+from xopd_trainer.methods import Method, PolicyReadout
+
+
+class FrozenPartChangedError(RuntimeError):
+    """The audio tower or the adapter is not what it was: the run must not go on."""
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step did."""
+
+    loss: float
+    loss_in: float | None
+    loss_cross: float | None
+    grad_norm: float
+    learning_rate: float
+    skipped: bool
+    """Loss or gradient were not finite: the weights are unchanged."""
+    signals: dict[str, SignalCollector]
+    """By modality name."""
+    tokens: dict[str, int]
+    """Response tokens by stage: `rollout` those sampled, `teacher` those scored, `trainer` all that were trained on."""
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight version holds."""
+
+    data: bytes
+    """A whole safetensors file of tensors under hub names."""
+    tensor_count: int
+
+
+class Learner:
+    """Owns the policy and its optimiser."""
+
+    def __init__(
+        self,
+        config: Config,
+        family: ModelFamily,
+        features: FeatureCache,
+        method: Method,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
+        """Load the policy of `config.student`; `features` gives the clips' encoded forms, `method` the loss."""
+        self.tracer = tracer
+        self.config = config
+        self.method = method
+        self.family = family
+        self.features = features
+        self.policy: nn.Module = family.load_policy(getattr(torch, config.student.dtype))
+        hub = {id(t): name for name, t in self._hub_parameters()}
+        self.trained: dict[str, nn.Parameter] = {hub[id(p)]: p for p in self.policy.parameters() if p.requires_grad}
+        """Trained parameters by hub name."""
+        self.optimiser = make_optimiser(config.optimiser, self.trained)
+        self.frozen_digest = self._digest_of_frozen()
+        """SHA-256 over the frozen tensors, as they were loaded."""
+
+    def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
+        """Take optimiser step `step` (counted from 1) on the scored groups of one batch.
+
+        Gradients are summed over micro-batches of one modality each; the result does not depend on the split.
+        """
+        lambda_ = self.config.objective.lambda_
+        losses = {MODALITY_NAMES[m]: 0.0 for m in MODALITY_NAMES if any(g.modality == m for g in groups)}
+        signals = self._collectors(groups)
+        self.optimiser.zero_grad(set_to_none=True)
+
+        gap_groups = self._gap_groups(groups)
+        for modality, part, totals in self._micro_batches(groups):
+            name = MODALITY_NAMES[modality]
+            with child_span(self.tracer, "micro-batch", {"xopd.modality": name, "xopd.groups": len(part)}):
+                responses = collate_responses(part)
+                hidden = self._hidden(self._embed(part), responses)
+                policy = self._read(hidden, responses)
+                terms = self.method.loss(policy, responses, totals)
+                in_modal = modality == pb.MODALITY_TEXT
+                loss = combine_modalities(terms.loss if in_modal else None, None if in_modal else terms.loss, lambda_)
+                loss.backward()  # type: ignore[no-untyped-call]
+                losses[name] += terms.loss.item()
+                signals[name].add(part, responses, policy, terms.clipped)
+                self._observe_gap(part, responses, hidden, gap_groups, signals[name])
+
+        rate = learning_rate(self.config.optimiser, step, self.config.run.steps)
+        grad_norm = self._gradient_norm()
+        loss_in, loss_cross = losses.get("text"), losses.get("speech")
+        total = (1 - lambda_) * (loss_in or 0.0) + lambda_ * (loss_cross or 0.0)
+        finite = math.isfinite(total) and math.isfinite(grad_norm)
+        if finite:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            with child_span(self.tracer, "optimiser"):
+                self.optimiser.step()
+        tokens = _tokens_by_stage(groups)
+        return StepResult(total, loss_in, loss_cross, grad_norm, rate, not finite, signals, tokens)
+
+    @torch.inference_mode()
+    def measure(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:
+        """The signals of scored groups under the present weights, by modality name; nothing is learnt."""
+        signals = self._collectors(groups)
+        gap_groups = self._gap_groups(groups)
+        for modality, part, _ in self._micro_batches(groups):
+            responses = collate_responses(part)
+            hidden = self._hidden(self._embed(part), responses)
+            observed = signals[MODALITY_NAMES[modality]]
+            observed.add(part, responses, self._read(hidden, responses))
+            self._observe_gap(part, responses, hidden, gap_groups, observed)
+        return signals
+
+    @torch.inference_mode()
+    def logprobs(self, group: ScoredGroup) -> list[NDArray[np.float32]]:
+        """Log π_θ of a group's responses under the present weights, each of shape [tokens]."""
+        responses = collate_responses([group])
+        values = self._read(self._hidden(self._embed([group]), responses), responses).logprobs
+        return [row[kept].numpy() for row, kept in zip(values, responses.mask, strict=True)]
+
+    def weight_file(self) -> WeightFile:
+        """The trained tensors as they are now, for the rollout pods."""
+        tensors = {name: parameter.detach().contiguous() for name, parameter in self.trained.items()}
+        return WeightFile(save(tensors, {"format": "pt"}), len(tensors))
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """A copy of the trained tensors under hub names."""
+        return {name: parameter.detach().clone().contiguous() for name, parameter in self.trained.items()}
+
+    def assert_frozen(self) -> None:
+        """Check that tower and adapter are bit-identical to what was loaded.
+
+        Raises:
+            FrozenPartChangedError: if they are not.
+        """
+        if self._digest_of_frozen() != self.frozen_digest:
+            raise FrozenPartChangedError("the audio tower or the adapter changed while training")
+
+    def _read(self, hidden: Tensor, responses: ResponseTensors) -> PolicyReadout:
+        overlap = self.config.trainer.overlap_top_k
+        return read_policy(self._head, hidden, responses, self.method.reads_buckets, overlap)
+
+    def _hidden(self, prompts: Sequence[Tensor], responses: ResponseTensors) -> Tensor:
+        """States that predict the tokens of responses, shape [tokens of all responses, hidden size]."""
+        hidden = response_hidden(
+            self.family, self.policy, prompts, responses.token_ids, responses.mask, responses.per_group
+        )
+        return hidden[responses.mask]
+
+    @property
+    def _head(self) -> Head:
+        head = self.family.output_head(self.policy)
+        return Head(head.weight, head.bias)  # type: ignore[arg-type]
+
+    def _collectors(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:
+        found = {g.modality for g in groups}
+        return {name: SignalCollector() for m, name in MODALITY_NAMES.items() if m in found}
+
+    def _gap_groups(self, groups: Sequence[ScoredGroup]) -> frozenset[str]:
+        spoken = sorted(g.group_id for g in groups if g.modality == pb.MODALITY_SPEECH)
+        return frozenset(spoken[: self.config.trainer.gap_groups])
+
+    @torch.no_grad()
+    def _observe_gap(
+        self,
+        groups: Sequence[ScoredGroup],
+        responses: ResponseTensors,
+        hidden: Tensor,
+        gap_groups: frozenset[str],
+        signals: SignalCollector,
+    ) -> None:
+        """Note KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) on the tokens of some speech groups; `hidden` is that of all groups."""
+        compared = [group for group in groups if group.group_id in gap_groups]
+        if not compared:
+            return
+        rows = torch.tensor([g.group_id in gap_groups for g in groups for _ in g.trajectories], device=hidden.device)
+        given_speech = hidden[rows[:, None].expand_as(responses.mask)[responses.mask]]
+        prompts = [embed_prompt(self.family, self.policy, g.text_prompt_token_ids, None) for g in compared]
+        given_text = self._hidden(prompts, collate_responses(compared))
+        signals.add_gap(kl_between(self._head, given_speech, given_text))
+
+    def _micro_batches(
+        self, groups: Sequence[ScoredGroup]
+    ) -> Iterator[tuple[pb.Modality, Sequence[ScoredGroup], Totals]]:
+        """Parts of one modality and one source each, with the whole modality's totals."""
+        size = self.config.trainer.micro_batch_groups
+        for modality in MODALITY_NAMES:
+            of_modality = [g for g in groups if g.modality == modality]
+            every = [t for g in of_modality for t in g.trajectories]
+            totals = Totals(len(every), sum(len(t.token_ids) for t in every))
+            for sampled in (True, False):
+                # Like lengths together: less padding, same sums.
+                chosen = sorted(
+                    (g for g in of_modality if g.sampled == sampled),
+                    key=lambda g: (len(g.prompt_token_ids), g.group_id),
+                )
+                for start in range(0, len(chosen), size):
+                    yield modality, chosen[start : start + size], totals
+
+    def _embed(self, groups: Sequence[ScoredGroup]) -> list[Tensor]:
+        clips = [group.audio for group in groups if group.audio is not None]
+        encoded = iter(self.features.get_many(clips) if clips else [])
+        return [
+            embed_prompt(
+                self.family, self.policy, group.prompt_token_ids, None if group.audio is None else next(encoded)
+            )
+            for group in groups
+        ]
+
+    def _gradient_norm(self) -> float:
+        parameters = list(self.trained.values())
+        limit = self.config.optimiser.max_grad_norm or math.inf
+        return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+    def _hub_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        by_storage = {tensor.data_ptr(): name for name, tensor in self.family.hub_state(self.policy).items()}
+        for parameter in self.policy.parameters():
+            yield by_storage[parameter.data_ptr()], parameter
+
+    def _digest_of_frozen(self) -> str:
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.family.hub_state(self.policy).items()):
+            if self.family.is_frozen(name):
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _tokens_by_stage(groups: Sequence[ScoredGroup]) -> dict[str, int]:
+    rows = [(len(t.token_ids), t) for g in groups for t in g.trajectories]
+    return {
+        "rollout": sum(length for length, t in rows if t.sampled),
+        "teacher": sum(length for length, t in rows if t.teacher is not None),
+        "trainer": sum(length for length, _ in rows),
+    }

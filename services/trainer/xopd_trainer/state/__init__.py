@@ -1,0 +1,1 @@
+"""What a run keeps: its files, its ledger's history, its lease and its status."""

@@ -1,0 +1,141 @@
+"""The publisher: writes a weight version to the store, announces it, and keeps the run's own key alive.
+
+A store that is full and a Redis that is away are waited for. A version that is damaged in the store is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from opentelemetry.trace import SpanKind
+
+from xopd.errors import UserError
+from xopd.streams.retry import reach_redis, retrying
+from xopd.telemetry import NO_TRACER, Tracer, child_span, traceparent_of
+from xopd.v1 import weights_pb2 as pb
+from xopd.weights import WeightAnnouncements, WeightStore
+from xopd_trainer.learning.learner import WeightFile
+from xopd_trainer.state.lease import TrainerLease
+
+log = structlog.get_logger(__name__)
+MEND_EVERY_S = 5.0
+"""All groups of a step miss a version at once; so long after a look at it, another would see the same (seconds)."""
+
+
+class Publisher:
+    """Publishes the versions of one run."""
+
+    def __init__(
+        self,
+        lease: TrainerLease,
+        store: WeightStore,
+        info: pb.RunInfo,
+        policy: Callable[[], Awaitable[WeightFile]],
+        patience_s: float,
+        tracer: Tracer = NO_TRACER,
+    ) -> None:
+        """Publish what `policy` gives through `store`, and announce it as the holder of `lease`.
+
+        What cannot be reached is waited for, up to `patience_s` (seconds).
+        """
+        self.tracer = tracer
+        self.lease = lease
+        self.client = lease.client
+        self.keys = lease.keys
+        self.store = store
+        self.info = info
+        self.policy = policy
+        self.patience_s = patience_s
+        self.announcements = WeightAnnouncements(lease.client, lease.keys)
+        self.published_bytes = 0
+        self.on_full_disk: Callable[[], None] = lambda: None
+        """Called before each wait for the store."""
+        self.on_mended: Callable[[int], None] = lambda version: None
+        """Called with a version that had to be written again."""
+        self._newest: pb.WeightManifest | None = None
+        self._looked = (-1, 0.0)
+        """The version that was last looked at in the store, and when (time.monotonic)."""
+
+    @property
+    def version(self) -> int:
+        """Newest version published; 0, the base, before the first."""
+        return self._newest.version if self._newest is not None else 0
+
+    async def publish(self, version: int) -> None:
+        """Store the policy as policy version `version`, then announce it.
+
+        The bytes are in the store before anybody hears of them.
+
+        Raises:
+            UserError: if the store cannot be written to, or Redis not be reached, for too long.
+        """
+        about = {"xopd.policy_version": version}
+        with child_span(self.tracer, "publish", about, kind=SpanKind.PRODUCER) as span:
+            file = await self.policy()
+            span.set_attribute("xopd.bytes", len(file.data))
+            manifest = await self._stored(version, file)
+            manifest.traceparent = traceparent_of(span)
+            self._newest = manifest
+            self.published_bytes += len(file.data)
+            await self._announce(manifest)
+
+    async def mend(self) -> None:
+        """A pod could not have the newest version: announce it again, and write it again where the store has lost it.
+
+        The policy must still be that version.
+
+        Raises:
+            UserError: as `publish`.
+        """
+        manifest = self._newest
+        looked_at_version, at = self._looked
+        if manifest is None or (looked_at_version == manifest.version and time.monotonic() - at < MEND_EVERY_S):
+            return
+        problem = await asyncio.to_thread(self.store.fault_of, manifest)
+        if problem is not None:
+            file = await self.policy()
+            if hashlib.sha256(file.data).hexdigest() != manifest.sha256:
+                log.error("a damaged weight version cannot be written again: the policy has moved on", fault=problem)
+                return
+            log.error("weight version written again", version=manifest.version, fault=problem)
+            await self._stored(manifest.version, file)
+            self.on_mended(manifest.version)
+        await self._announce(manifest)
+        self._looked = manifest.version, time.monotonic()
+
+    async def announce_run(self, finished: bool = False) -> None:
+        """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""
+        self.info.finished = finished
+        data = self.info.SerializeToString()
+        await reach_redis("writing the run's key", self.patience_s, lambda: self.lease.write(self.keys.run, data))
+
+    async def redis_forgot_us(self) -> bool:
+        """Whether Redis has lost the run's key, and so everything else."""
+        return not await self.client.exists(self.keys.run)
+
+    async def announce_again(self) -> None:
+        """Tell an empty Redis what it must know."""
+        if self._newest is not None:
+            self._newest.published_at = time.time()
+            await self._announce(self._newest)
+        await self.announce_run()
+
+    async def _stored(self, version: int, file: WeightFile) -> pb.WeightManifest:
+        try:
+            async for attempt in retrying(f"storing weight version {version}", self.patience_s, self.on_full_disk):
+                with attempt:
+                    manifest = await asyncio.to_thread(self.store.put, version, file.data, file.tensor_count)
+        except OSError as error:
+            raise UserError(
+                f"weights.uri {self.store.uri}: version {version} cannot be stored ({error}); free space there or"
+                " correct the setting, then resume."
+            ) from None
+        return manifest
+
+    async def _announce(self, manifest: pb.WeightManifest) -> None:
+        what = f"announcing weight version {manifest.version}"
+        await reach_redis(what, self.patience_s, lambda: self.announcements.publish(manifest))

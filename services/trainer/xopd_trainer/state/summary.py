@@ -1,0 +1,80 @@
+"""summary.json: what the run came to."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from xopd.config import Config
+from xopd.evals.bounds import CEILING
+from xopd.evals.bounds import read_bounds as read_all_bounds
+from xopd.evals.intervals import paired_bootstrap
+from xopd.evals.verdicts import Evaluation
+from xopd.ledger import Accounts
+from xopd.service.machine import describe_machine
+from xopd_trainer.state.status import Status
+
+
+def make_summary(
+    config: Config,
+    status: Status,
+    accounts: Accounts,
+    base: Evaluation,
+    final: Evaluation,
+    engines: dict[str, str],
+    tokens_per_s: dict[str, float],
+    wall_s: float,
+) -> dict[str, Any]:
+    """The summary of a finished run.
+
+    *drop* is the paper's: 100 (teacher.text - x) / teacher.text, in percent. *gap_closed* is the share of the base's
+    speech gap to the teacher that is gone.
+    """
+    teacher = status.teacher_text or {}
+    top = float(teacher["accuracy"])
+    scores = {"base": base.as_json(), "final": final.as_json()}
+
+    def _drop(which: str) -> dict[str, float | None]:
+        parts = {m: scores[which][m]["accuracy"] for m in ("speech", "text")}
+        return {m: 100.0 * (top - value) / top if top else None for m, value in parts.items()}
+
+    gap = top - base.scores()["speech"].accuracy
+    gained = final.scores()["speech"].accuracy - base.scores()["speech"].accuracy
+    return {
+        "run_name": config.run.name,
+        "method": config.objective.method,
+        "lambda": config.objective.lambda_,
+        "seed": config.run.seed,
+        "steps": config.run.steps,
+        "wall_s": wall_s,
+        "teacher": {"text": teacher},
+        **scores,
+        "drop": {which: _drop(which) for which in scores},
+        "gap_closed": gained / gap if gap > 0 else None,
+        "paired": {part: _paired(base, final, part) for part in scores["base"]},
+        "bounds": read_bounds(config.evals.bounds),
+        "trajectories": {k: v for k, v in accounts.as_json().items() if k != "policy_lag_max"},
+        "policy_lag": {"max": accounts.policy_lag_max},
+        "engine": engines,
+        "throughput": {f"{stage}_tokens_per_s": value for stage, value in tokens_per_s.items()},
+        "seconds": status.seconds,
+        "finished_at": time.time(),
+        "machine": describe_machine(),
+    }
+
+
+def read_bounds(path: str | None) -> dict[str, Any]:
+    """The entries of a bounds file that are accuracies, such as the information ceiling.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    bounds = {} if path is None else read_all_bounds(path)
+    return {name: value for name, value in bounds.items() if name == CEILING}
+
+
+def _paired(base: Evaluation, final: Evaluation, part: str) -> dict[str, object]:
+    before = {v.item_id: v.correct for v in base.verdicts[part]}
+    after = {v.item_id: v.correct for v in final.verdicts[part]}
+    ids = sorted(before)
+    return paired_bootstrap([before[i] for i in ids], [after[i] for i in ids]).as_json()

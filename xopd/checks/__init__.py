@@ -1,0 +1,1 @@
+"""What `xopd check` finds out before a run costs time: settings, files, items, prompts, services."""

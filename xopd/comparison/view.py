@@ -1,0 +1,168 @@
+"""How a comparison is shown while it runs: how many runs are done, what each lane does, and how long it will take."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from xopd.comparison.cells import Progress
+from xopd.local.view import PHASES
+from xopd.report.palette import QUIET, SPEECH
+from xopd.report.units import duration
+
+MARKS = {"waiting": ("·", QUIET), "running": ("▸", "yellow"), "finished": ("●", "green"), "failed": ("✕", "red")}
+PLAIN_EVERY_S = 15.0
+STEP_SHARE = 0.85
+"""Guess of how much of a run is training steps; the rest is starting and evaluating."""
+
+
+class ComparisonView(Protocol):
+    """A way to watch a comparison."""
+
+    def event(self, sentence: str) -> None:
+        """Something happened."""
+        ...
+
+    async def show(self) -> None:
+        """Show it until cancelled."""
+        ...
+
+
+def make_view(console: Console, name: str, cells: Sequence[Progress], jobs: int, plain: bool) -> ComparisonView:
+    """The live view on a terminal, plain lines elsewhere or when asked for."""
+    if plain or not console.is_terminal:
+        return PlainComparisonView(console, cells, jobs)
+    return LiveComparisonView(console, name, cells, jobs)
+
+
+def time_left(cells: Sequence[Progress], jobs: int) -> float | None:
+    """Seconds until the last run has ended, from what finished runs of the same entry took; None before the first."""
+    known: dict[str, list[float]] = {}
+    for cell in cells:
+        if cell.seconds is not None:
+            known.setdefault(cell.cell.entry.name, []).append(cell.seconds)
+    if not known:
+        return None
+    every = [seconds for each in known.values() for seconds in each]
+    left = 0.0
+    for cell in cells:
+        if cell.state in ("waiting", "running"):
+            like = known.get(cell.cell.entry.name, every)
+            left += (1.0 - STEP_SHARE * _share(cell)) * sum(like) / len(like)
+    return left / jobs
+
+
+def running_line(cell: Progress) -> str:
+    """One run under way: `gkd seed 1: training, step 40/100`."""
+    phase = PHASES.get(cell.phase, cell.phase.replace("_", " ")) or "starting"
+    steps = f", step {cell.step}/{cell.cell.config.run.steps}" if cell.step else ""
+    return f"{cell.cell.name}: {phase}{steps}"
+
+
+def _share(cell: Progress) -> float:
+    return cell.step / cell.cell.config.run.steps
+
+
+class PlainComparisonView:
+    """Plain lines for logs and CI."""
+
+    def __init__(self, console: Console, cells: Sequence[Progress], jobs: int) -> None:
+        """Print to `console`."""
+        self.console = console
+        self.cells = cells
+        self.jobs = jobs
+        self._began = time.monotonic()
+
+    def event(self, sentence: str) -> None:
+        """One line."""
+        stamp = f"{time.monotonic() - self._began:6.0f} s"
+        self.console.print(f"{stamp}  {sentence}", markup=False, highlight=False, soft_wrap=True)
+
+    async def show(self) -> None:
+        """A line now and then."""
+        while True:
+            await asyncio.sleep(PLAIN_EVERY_S)
+            running = [running_line(cell) for cell in self.cells if cell.state == "running"]
+            done = sum(cell.state == "finished" for cell in self.cells)
+            left = time_left(self.cells, self.jobs)
+            parts = [f"{done}/{len(self.cells)} runs", *running, *([f"{duration(left)} left"] if left else [])]
+            self.event("; ".join(parts))
+
+
+class LiveComparisonView:
+    """A matrix of entries and seeds, redrawn about twice a second."""
+
+    def __init__(self, console: Console, name: str, cells: Sequence[Progress], jobs: int) -> None:
+        """Draw on `console`."""
+        self.console = console
+        self.name = name
+        self.cells = cells
+        self.jobs = jobs
+        self._events: deque[str] = deque(maxlen=4)
+        self._began = time.monotonic()
+
+    def event(self, sentence: str) -> None:
+        """Kept in the view's last lines."""
+        self._events.append(f"{time.monotonic() - self._began:6.0f} s  {sentence}")
+
+    async def show(self) -> None:
+        """Redraw until cancelled."""
+        with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
+            try:
+                while True:
+                    live.update(self.render(), refresh=True)
+                    await asyncio.sleep(0.5)
+            finally:
+                live.update(self.render(), refresh=True)
+
+    def render(self) -> RenderableType:
+        """The whole view."""
+        done = sum(1.0 if cell.state == "finished" else _share(cell) for cell in self.cells)
+        finished = sum(cell.state == "finished" for cell in self.cells)
+        left = time_left(self.cells, self.jobs)
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            ProgressBar(total=len(self.cells), completed=done, width=40, complete_style=SPEECH),
+            Text(f"{finished}/{len(self.cells)} runs"),
+            Text(f"{duration(left)} left" if left is not None else "", style="bold"),
+            Text(f"{duration(time.monotonic() - self._began)} so far", style=QUIET),
+        )
+        running = [Text("▸ " + running_line(cell)) for cell in self.cells if cell.state == "running"]
+        title = Text.assemble(("X-OPD comparison ", "bold"), (self.name, "bold"))
+        rule = Rule(title, align="left", style=QUIET)
+        events = [Text(event, style=QUIET, overflow="ellipsis", no_wrap=True) for event in self._events]
+        return Padding(Group(rule, head, "", self._matrix(), "", *running, *([""] if events else []), *events), (0, 1))
+
+    def _matrix(self) -> Table:
+        seeds = list(dict.fromkeys(cell.cell.seed for cell in self.cells))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("method", no_wrap=True)
+        for seed in seeds:
+            table.add_column(f"seed {seed}", no_wrap=True)
+        rows: dict[str, dict[int, Progress]] = {}
+        for cell in self.cells:
+            rows.setdefault(cell.cell.entry.label, {})[cell.cell.seed] = cell
+        for label, by_seed in rows.items():
+            table.add_row(label, *(_state(by_seed[seed]) if seed in by_seed else Text("") for seed in seeds))
+        return table
+
+
+def _state(cell: Progress) -> Text:
+    mark, style = MARKS[cell.state]
+    about = ""
+    if cell.state == "running":
+        about = f" {100 * _share(cell):.0f} %"
+    elif cell.seconds is not None:
+        about = f" {duration(cell.seconds)}"
+    return Text(mark + about, style=style)

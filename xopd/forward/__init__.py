@@ -1,0 +1,1 @@
+"""The forward pass over responses that share prompts, for learner and teacher."""

@@ -1,0 +1,141 @@
+"""The fleet of a run as tables, for a terminal of 80 columns or more."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from xopd.report.palette import QUIET
+from xopd.report.units import count, duration, percent
+from xopd.status.read import SILENT_S, FleetState
+from xopd.v1 import weights_pb2 as pb
+
+WIDE = 110
+"""From so many columns on there is room for the busy share, the engines and the calls."""
+PHASES_WITHOUT_STEP = frozenset({"starting", "teacher_test", "teacher_eval", "base_eval", "preparing"})
+
+
+def render_fleet(state: FleetState, width: int) -> RenderableType:
+    """Everything of one reading, at most `width` columns wide."""
+    parts: list[RenderableType] = [_summary(state), "", _pods(state, width)]
+    if state.trainer is not None:
+        parts += ["", _teachers(state.trainer, width)]
+    sentences = state.sentences()
+    if sentences:
+        parts += ["", *(Text(sentence, style="yellow") for sentence in sentences)]
+    return Group(*parts)
+
+
+def with_problem(shown: RenderableType, problem: str) -> RenderableType:
+    """An earlier reading, and why there is no newer one."""
+    return Group(shown, "", Text(f"Not up to date: {problem}", style="red"))
+
+
+def _summary(state: FleetState) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style=QUIET, no_wrap=True)
+    grid.add_column(overflow="fold")
+    run, trainer = state.run, state.trainer
+    if run is not None:
+        grid.add_row("run", Text.assemble((run.run_name, "bold"), "  ", _doing(state)))
+        grid.add_row("student", f"{run.student}, begun {duration(state.age(run.started_at))} ago")
+    weights = f"v{state.newest_version} is the newest" if state.newest_version >= 0 else "none published"
+    heard = f", the trainer was heard {duration(state.age(trainer.beat_at))} ago" if trainer is not None else ""
+    grid.add_row("weights", weights + heard)
+    grid.add_row(
+        "queues",
+        f"prompts unanswered {count(state.prompts)} (claimed {count(state.claimed)}), answers kept until a checkpoint"
+        f" {count(state.trajectories)}, dead letters {count(state.dead)}",
+    )
+    if trainer is not None:
+        grid.add_row(
+            "accounts",
+            f"{count(trainer.dispatched)} trajectories dispatched, {count(trainer.trained)} trained,"
+            f" {count(trainer.given_up)} given up, {count(trainer.lost)} lost",
+        )
+    grid.add_row("redis", f"{state.redis}, prefix {state.prefix}")
+    return grid
+
+
+def _doing(state: FleetState) -> str:
+    run, trainer = state.run, state.trainer
+    if run is not None and run.finished:
+        return "finished"
+    if trainer is None:
+        return "the trainer is silent"
+    words = [trainer.phase.replace("_", " ")]
+    if trainer.phase not in PHASES_WITHOUT_STEP:
+        words.append(f"step {count(trainer.step)} of {count(trainer.steps)}")
+    if trainer.progress_total:
+        words.append(f"{count(trainer.progress_done)} of {count(trainer.progress_total)} done")
+    if trainer.eta_seconds > 0 and trainer.step < trainer.steps:
+        words.append(f"{duration(trainer.eta_seconds)} left")
+    return ", ".join(words)
+
+
+def _pods(state: FleetState, width: int) -> RenderableType:
+    if not state.pods:
+        return Text("rollout pods: none", style="bold")
+    wide = width >= WIDE
+    table = _table("rollout pod", width)
+    headings = ["weights", "groups", "tokens/s", *(["busy"] if wide else []), "sync", "idle", "heard"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    if wide:
+        table.add_column("engine", no_wrap=True, overflow="ellipsis", style=QUIET)
+        table.add_column("address", no_wrap=True, overflow="ellipsis", style=QUIET)
+    for pod in state.pods:
+        lately = pod.recent
+        shares = [lately.busy_seconds, lately.sync_seconds, lately.idle_seconds][0 if wide else 1 :]
+        shown = [percent(share / lately.seconds, 0) if lately.seconds else "–" for share in shares]
+        table.add_row(
+            pod.pod_id,
+            f"v{pod.policy_version}" if pod.policy_version >= 0 else "–",
+            str(pod.in_flight_groups),
+            count(lately.generated_tokens / lately.seconds) if lately.seconds else "–",
+            *shown,
+            duration(state.age(pod.beat_at)),
+            _state_of(pod, state),
+            *([f"{pod.engine} {pod.engine_version}", pod.url.removeprefix("http://")] if wide else []),
+        )
+    return table
+
+
+def _state_of(pod: pb.PodStatus, state: FleetState) -> Text:
+    if state.age(pod.beat_at) > SILENT_S:
+        return Text("silent", style="red")
+    if pod.draining:
+        return Text("draining", style="yellow")
+    if pod.policy_version < 0:
+        return Text("new", style="yellow")
+    return Text("working" if pod.in_flight_groups else "waiting", style="green")
+
+
+def _teachers(trainer: pb.RunStatus, width: int) -> RenderableType:
+    if not trainer.teachers:
+        return Text("teacher pods: none has been found", style="bold")
+    wide = width >= WIDE
+    table = _table("teacher pod", width)
+    for heading in ["calls now", "tokens/s", "scored", *(["calls", "failures"] if wide else [])]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("model", no_wrap=True, overflow="ellipsis", style=QUIET)
+    for about in trainer.teachers:
+        table.add_row(
+            about.endpoint,
+            str(about.in_flight),
+            count(about.tokens_per_second),
+            count(about.scored_tokens),
+            *([count(about.calls), count(about.failures)] if wide else []),
+            Text("answers", style="green") if about.ok else Text("out", style="red"),
+            ", ".join(part for part in (about.model, about.engine) if part),
+        )
+    return table
+
+
+def _table(first: str, width: int) -> Table:
+    table = Table(box=None, padding=(0, 2 if width >= WIDE else 1, 0, 0), header_style="bold")
+    table.add_column(first, no_wrap=True, overflow="ellipsis", min_width=12)
+    return table
