@@ -187,7 +187,7 @@ def test_children_do_not_outlive_a_killed_starter(tmp_path):
     code = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from xopd.service import child\n"
+        "from xopd.local import child\n"
         f"p = child.spawn([sys.executable, '-c', 'import time; time.sleep(600)'], Path({str(tmp_path / 'c.log')!r}))\n"
         "print(p.pid, flush=True); time.sleep(600)"
     )
