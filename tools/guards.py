@@ -1,4 +1,4 @@
-"""`make guards`: take out each guard against hostile input and open doors in turn, and see that a test fails.
+"""`make guards`: take out each guard against hostile input and insecure settings in turn, and see that a test fails.
 
 A guard is an `if` that ends in `raise` or returns a refusal, or a statement that calls a checking function. The tests
 of its module run on a copy of the tree without it. Prints the guards that no test misses; exit status 1 if any.

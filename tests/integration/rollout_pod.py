@@ -91,7 +91,7 @@ class PodProcess:
         insecure: bool = False,
         module: tuple[str, ...] = ("xopd_rollout",),
     ) -> None:
-        """Start it; output goes to a file beside the configuration. With `insecure` its doors may be open to all.
+        """Start it; output goes to a file beside the configuration. With `insecure` it needs no token and no TLS.
 
         `module` is what is run in its place, and its first arguments.
         """

@@ -29,7 +29,7 @@ from xopd.scoring.answers import read_generated, read_scores
 from xopd.scoring.client import _parts
 from xopd.scoring.pods import EndpointFile, parse_endpoint, parse_source
 from xopd.scoring.pool import _addresses
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.v1 import teacher_pb2 as pb
 
 lengths = st.integers(1, 40)
@@ -332,13 +332,13 @@ def test_the_client_needs_no_torch(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-async def test_a_listed_teacher_on_another_machine_is_not_called_with_open_doors(tmp_path):
+async def test_a_listed_teacher_on_another_machine_is_not_called_without_token_and_tls(tmp_path):
     path = tmp_path / "teachers"
     path.write_text("127.0.0.1:7100\n10.1.2.3:7100\n")
     source = parse_source(f"file:{path}")
     with pytest.raises(UserError, match=r"10\.1\.2\.3:7100 is not loopback, and security\.token"):
-        await _addresses(source, Doors())
-    for doors in (Doors(insecure=True), Doors(token="t" * 16, authorities="ca.pem")):
-        assert list(await _addresses(source, doors)) == [("127.0.0.1", 7100), ("10.1.2.3", 7100)]
+        await _addresses(source, Credentials())
+    for credentials in (Credentials(insecure=True), Credentials(token="t" * 16, authorities="ca.pem")):
+        assert list(await _addresses(source, credentials)) == [("127.0.0.1", 7100), ("10.1.2.3", 7100)]
     path.write_text("127.0.0.1:7100\n")
-    assert list(await _addresses(source, Doors())) == [("127.0.0.1", 7100)]
+    assert list(await _addresses(source, Credentials())) == [("127.0.0.1", 7100)]

@@ -244,7 +244,7 @@ def test_a_file_without_end():
 
 @pytest.mark.parametrize("folder", ["xopd", "services"])
 def test_nothing_else_reads_yaml(folder):
-    """PyYAML's own rules must not come in by another door."""
+    """PyYAML's own rules must not come in another way."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in (ROOT / folder).rglob("*.py")

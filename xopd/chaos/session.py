@@ -16,7 +16,7 @@ from xopd.local.rundir import RunFolder
 from xopd.local.session import Session
 from xopd.local.supervisor import ProcessSpec, Supervisor
 from xopd.local.view import View
-from xopd.security import open_doors
+from xopd.security import read_credentials
 from xopd.service.lifecycle import end_tasks
 
 Disturb = Callable[[System], Awaitable[None]]
@@ -33,7 +33,7 @@ class ChaosSession(Session):
             "redis": FaultProxy(free_port(), (HOST, _port_of(fleet.redis[0].argv))),
             "teacher": FaultProxy(free_port(), (HOST, int(fleet.teachers[0].env[TEACHER_PORT]))),
         }
-        super().__init__(self._through_proxies(fleet), folder, view, start_timeout_s, open_doors(config.security))
+        super().__init__(self._through_proxies(fleet), folder, view, start_timeout_s, read_credentials(config.security))
         self.config = config
         self.disturb = disturb
 

@@ -21,8 +21,8 @@ from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_c
 from xopd.families.registry import find_family
 from xopd.ledger.begun import refuse_changes
 from xopd.prompts.vocabulary import Vocabulary, describe_difference, same_tokenizer_files, vocabulary_of
-from xopd.security import open_doors
-from xopd.security.report import describe_doors
+from xopd.security import read_credentials
+from xopd.security.report import describe_security
 from xopd.streams.ceiling import redis_ceiling
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Checks:
         Raises:
             UserError: for the first mistake.
         """
-        describe_doors(self.config, up=True)
+        describe_security(self.config, up=True)
         warnings = []
         for method in (
             self.manifest,
@@ -118,7 +118,7 @@ class Checks:
             ("audio", self.audio),
             ("prompts", self.prompts),
             ("bounds", self.bounds),
-            ("doors", self.doors),
+            ("security", self.security),
             ("Redis", self.redis),
             ("Redis memory", self.redis_memory),
             ("teacher endpoints", self.endpoints),
@@ -242,9 +242,9 @@ class Checks:
             raise LeftOut("none given")
         return ", ".join(read_bounds(path))
 
-    def doors(self) -> str:
+    def security(self) -> str:
         """What do services ask of their callers, and is that enough for the addresses that they bind?"""
-        return describe_doors(self.config)
+        return describe_security(self.config)
 
     def redis(self) -> str:
         """Is Redis there, and new enough?"""
@@ -309,7 +309,7 @@ class Checks:
     def _ask_teacher(self, endpoint: str) -> str:
         from xopd.scoring.ask import ask_info
 
-        info = asyncio.run(ask_info(endpoint, open_doors(self.config.security), RPC_TIMEOUT_S))
+        info = asyncio.run(ask_info(endpoint, read_credentials(self.config.security), RPC_TIMEOUT_S))
         if self._student is not None and info.vocabulary_fingerprint != self._student.fingerprint:
             raise UserError(
                 f"teacher.endpoints {endpoint}: serves {info.model}, whose vocabulary is not the student's."

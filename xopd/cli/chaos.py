@@ -95,7 +95,7 @@ def _disturbed(
     from xopd.local.live import make_view
     from xopd.local.rundir import folder_of, locked, prepare
     from xopd.local.session import Outcome, Session
-    from xopd.security import open_doors
+    from xopd.security import read_credentials
 
     for warning in Checks(settings).run_quick():
         console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
@@ -122,7 +122,7 @@ def _disturbed(
         rest = settings.model_copy(update={"run": settings.run.model_copy(update={"steps": steps})})
         folder = prepare(rest, config, resume=True, overwrite=False)
         view = make_view(console, rest.run.name, steps, plain)
-        last = Session(plan_fleet(rest, folder, True), folder, view, start_timeout, open_doors(rest.security))
+        last = Session(plan_fleet(rest, folder, True), folder, view, start_timeout, read_credentials(rest.security))
         if asyncio.run(last.run()) is not Outcome.FINISHED:
             report.findings.append(f"the run could not be finished: {last.failure or 'it was stopped'}")
     return folder

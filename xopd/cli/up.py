@@ -31,7 +31,7 @@ def up(
     from xopd.local.live import make_view
     from xopd.local.rundir import folder_of, locked, prepare
     from xopd.local.session import Outcome, Session
-    from xopd.security import open_doors
+    from xopd.security import read_credentials
 
     console = Console(highlight=False)
     settings = load_config(config, set_ or ())
@@ -42,7 +42,7 @@ def up(
         folder = prepare(settings, config, resume, overwrite)
         fleet = plan_fleet(settings, folder, resume)
         view = make_view(console, settings.run.name, settings.run.steps, plain)
-        session = Session(fleet, folder, view, start_timeout, open_doors(settings.security))
+        session = Session(fleet, folder, view, start_timeout, read_credentials(settings.security))
         outcome = asyncio.run(session.run())
     if outcome is Outcome.FINISHED:
         finish.print_finished(console, folder)

@@ -24,7 +24,7 @@ MANIFEST = "comparison.json"
 ANEW = "give --overwrite to run the whole comparison anew"
 PLACES = ("host", "port", "http_port", "pod_id", "url", "prefix", "endpoints", "insecure", "mutual_tls")
 IGNORED = frozenset(PLACES) | {name for _, name in FILES}
-"""Settings of where services are and of their doors, which may change between two lives of a comparison."""
+"""Settings of where services are and of their security, which may change between two lives of a comparison."""
 
 
 @dataclass

@@ -33,7 +33,7 @@ from xopd.local.session import POD_GRACE_S, REDIS_GRACE_S, TRAINER_GRACE_S
 from xopd.local.stopping import Stop
 from xopd.local.supervisor import TICK_S, Supervisor, http_url
 from xopd.local.view import StatusReader, verify_by
-from xopd.security import open_doors
+from xopd.security import read_credentials
 from xopd.service.scratch import emptied, scratch_path
 
 ASK_EVERY_S = 1.0
@@ -59,15 +59,15 @@ class ComparisonSession:
         self.stop = stop
         self.folder = RunFolder(matrix.folder)
         shared = matrix.shared
-        doors = open_doors(shared.security)
+        credentials = read_credentials(shared.security)
         pids = self.folder.processes / "pids.json"
         self._scratch = scratch_path(self.folder.path)
-        self.supervisor = Supervisor(child_environment(self._scratch), on_event, pids, verify_by(doors))
+        self.supervisor = Supervisor(child_environment(self._scratch), on_event, pids, verify_by(credentials))
         self.endpoints: dict[str, dict[str, str]] = {}
         """By teacher path: what tells a trainer where that teacher is."""
         self.lanes = min(matrix.file.jobs, max(1, sum(cell.state == "waiting" for cell in cells)))
         self._common = secret_variables(shared)
-        self._reader = StatusReader(doors)
+        self._reader = StatusReader(credentials)
 
     async def run(self) -> None:
         """Run until every run has ended or a stop is asked for; then end all processes.

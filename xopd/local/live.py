@@ -16,7 +16,7 @@ from xopd.local.view import Scene, StatusReader, View, keep_reading
 from xopd.report.palette import QUIET, RETENTION, SPEECH, STAGES, TEXT
 from xopd.report.records import EvalRecord, ModalityStep, Score, StepRecord, TrainerStatus
 from xopd.report.units import count, duration, percent, sparkline
-from xopd.security import Doors
+from xopd.security import Credentials
 
 STATES = {
     "ready": ("●", "green"),
@@ -43,9 +43,9 @@ class LiveView:
         """Kept in the view's last lines."""
         self.scene.events.append((self.scene.elapsed_s, sentence))
 
-    async def show(self, supervisor: Supervisor, doors: Doors) -> None:
+    async def show(self, supervisor: Supervisor, credentials: Credentials) -> None:
         """Redraw about twice a second, until cancelled."""
-        reader = StatusReader(doors)
+        reader = StatusReader(credentials)
         # auto_refresh would start a thread beside a process that forks.
         with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
             try:

@@ -10,7 +10,7 @@ from xopd.local.supervisor import Supervisor
 from xopd.local.view import Scene, StatusReader, keep_reading
 from xopd.report.records import EvalRecord, Score, StepRecord, TrainerStatus
 from xopd.report.units import count, duration, percent
-from xopd.security import Doors
+from xopd.security import Credentials
 
 EVERY_S = 5.0
 PARTS = ("speech", "text", "retention")
@@ -33,9 +33,9 @@ class PlainView:
         """One line."""
         self._line(sentence)
 
-    async def show(self, supervisor: Supervisor, doors: Doors) -> None:
+    async def show(self, supervisor: Supervisor, credentials: Credentials) -> None:
         """Print lines as things change, until cancelled."""
-        reader = StatusReader(doors)
+        reader = StatusReader(credentials)
         try:
             while True:
                 await keep_reading(reader, self.scene, supervisor, 0.5)

@@ -14,7 +14,7 @@ from xopd.local.scaling import Scaler
 from xopd.local.stopping import Stop
 from xopd.local.supervisor import TICK_S, ProcessFailedError, ProcessSpec, Supervisor
 from xopd.local.view import View, verify_by
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.service.lifecycle import STOPPED_STATUSES
 from xopd.service.scratch import emptied, scratch_path
 
@@ -38,10 +38,12 @@ class Outcome(enum.Enum):
 class Session:
     """The processes of one run, from the first start to the last end."""
 
-    def __init__(self, fleet: Fleet, folder: RunFolder, view: View, start_timeout_s: float, doors: Doors) -> None:
+    def __init__(
+        self, fleet: Fleet, folder: RunFolder, view: View, start_timeout_s: float, credentials: Credentials
+    ) -> None:
         """Prepare; nothing is started yet."""
         self.fleet = fleet
-        self.doors = doors
+        self.credentials = credentials
         self.folder = folder
         self.view = view
         self.start_timeout_s = start_timeout_s
@@ -53,13 +55,13 @@ class Session:
         """Run until the trainer ends, a signal comes, or something cannot be had."""
         scratch = scratch_path(self.folder.path)
         pids = self.folder.processes / "pids.json"
-        supervisor = Supervisor(child_environment(scratch), self.view.event, pids, verify_by(self.doors))
+        supervisor = Supervisor(child_environment(scratch), self.view.event, pids, verify_by(self.credentials))
         self.stop.catch_signals(supervisor, self.view.event, "the trainer writes a checkpoint first")
         with emptied(scratch):
             return await self._run(supervisor)
 
     async def _run(self, supervisor: Supervisor) -> Outcome:
-        showing = asyncio.create_task(self.view.show(supervisor, self.doors))
+        showing = asyncio.create_task(self.view.show(supervisor, self.credentials))
         try:
             await self.stop.unless_asked(self._bring_up(supervisor))
             await self.stop.unless_asked(self._watch(supervisor))

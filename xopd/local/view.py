@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from xopd.local.supervisor import Managed, Supervisor, http_url
 from xopd.report.records import TrainerStatus
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.bearer import HEADER, bearer
 from xopd.security.tls import client_context
 
@@ -77,18 +77,18 @@ class View(Protocol):
         """Something happened that a person would want to know."""
         ...
 
-    async def show(self, supervisor: Supervisor, doors: Doors) -> None:
-        """Show the run until cancelled; `doors` are those of its services."""
+    async def show(self, supervisor: Supervisor, credentials: Credentials) -> None:
+        """Show the run until cancelled; `credentials` are those that its services ask for."""
         ...
 
 
 class StatusReader:
     """Asks the trainer how it is doing."""
 
-    def __init__(self, doors: Doors) -> None:
-        """Open an HTTP client that shows the token and trusts the authorities of `doors`."""
-        headers = {} if doors.token is None else {HEADER: bearer(doors.token)}
-        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False, headers=headers, verify=verify_by(doors))
+    def __init__(self, credentials: Credentials) -> None:
+        """Open an HTTP client that shows the token and trusts the authorities of `credentials`."""
+        headers = {} if credentials.token is None else {HEADER: bearer(credentials.token)}
+        self._http = httpx.AsyncClient(timeout=2.0, trust_env=False, headers=headers, verify=verify_by(credentials))
 
     async def update(self, scene: Scene, supervisor: Supervisor) -> None:
         """Refresh `scene`; an answer that does not come leaves the old one."""
@@ -112,9 +112,9 @@ class StatusReader:
         await self._http.aclose()
 
 
-def verify_by(doors: Doors) -> ssl.SSLContext | bool:
-    """How httpx checks certificates: by the authorities of `doors`. Raises UserError where they cannot be read."""
-    return True if doors.authorities is None else client_context(doors.authorities)
+def verify_by(credentials: Credentials) -> ssl.SSLContext | bool:
+    """How httpx checks certificates: by the authorities given. Raises UserError where they cannot be read."""
+    return True if credentials.authorities is None else client_context(credentials.authorities)
 
 
 async def keep_reading(reader: StatusReader, scene: Scene, supervisor: Supervisor, every_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Token and TLS on gRPC: both sides of the door between a trainer and its teachers."""
+"""Token and TLS on gRPC: both sides of the connection between a trainer and its teachers."""
 
 from __future__ import annotations
 
@@ -11,41 +11,45 @@ import structlog
 from grpc_health.v1 import health
 
 from xopd.errors import UserError
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.bearer import HEADER, bearer, is_bearer_of
 from xopd.security.tls import Certificate, server_context
 
 log = structlog.get_logger(__name__)
-UNWELCOME = "it refuses this side's token; give both the same security.token"
+REJECTED = "it refuses this side's token; give both the same security.token"
 """What a trainer says of a teacher that answers UNAUTHENTICATED."""
 REFUSAL = "wants the token of security.token as `authorization: Bearer TOKEN`"
 
 
-def add_port(server: Any, address: str, doors: Doors) -> int:
+def add_port(server: Any, address: str, credentials: Credentials) -> int:
     """Bind a port of a grpc.aio server, with TLS where there is a certificate; a renewed one is taken up by itself.
 
     Raises:
         RuntimeError: if the address cannot be bound.
     """
-    if doors.certificate is None:
+    if credentials.certificate is None:
         return int(server.add_insecure_port(address))
-    renewed = _Renewed(doors.certificate, doors.authorities if doors.mutual else None)
+    renewed = _Renewed(credentials.certificate, credentials.authorities if credentials.mutual else None)
     return int(
         server.add_secure_port(
-            address, grpc.dynamic_ssl_server_credentials(renewed.configuration(), renewed.newest, doors.mutual)
+            address, grpc.dynamic_ssl_server_credentials(renewed.configuration(), renewed.newest, credentials.mutual)
         )
     )
 
 
 def open_channel(
-    target: str, name: str, doors: Doors, options: list[tuple[str, Any]], interceptors: list[Any] | None = None
+    target: str,
+    name: str,
+    credentials: Credentials,
+    options: list[tuple[str, Any]],
+    interceptors: list[Any] | None = None,
 ) -> Any:
     """A grpc.aio channel; its calls carry the token.
 
     Args:
         target: where to connect, such as `ipv4:10.0.0.3:50051`.
         name: host name that the other side's certificate must be good for.
-        doors: of this process.
+        credentials: of this process.
         options: of the channel.
         interceptors: the caller's own.
 
@@ -53,25 +57,29 @@ def open_channel(
         UserError: if the authorities or this process's certificate cannot be read.
     """
     every = list(interceptors or ())
-    if doors.token is not None:
-        every.append(_ShowToken(doors.token))
-    if doors.authorities is None:
+    if credentials.token is not None:
+        every.append(_ShowToken(credentials.token))
+    if credentials.authorities is None:
         return grpc.aio.insecure_channel(target, options=options, interceptors=every)
-    credentials = channel_credentials(doors)
+    tls = channel_credentials(credentials)
     named = [*options, ("grpc.ssl_target_name_override", name)]
-    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=every)
+    return grpc.aio.secure_channel(target, tls, options=named, interceptors=every)
 
 
-def channel_credentials(doors: Doors) -> grpc.ChannelCredentials:
+def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
     """What a client trusts and, with mutual TLS, shows. The files are read now.
 
     Raises:
         UserError: if one cannot be read.
     """
-    assert doors.authorities is not None
+    assert credentials.authorities is not None
     try:
-        key, chain = doors.certificate.read() if doors.mutual and doors.certificate is not None else (None, None)
-        return grpc.ssl_channel_credentials(Path(doors.authorities).read_bytes(), key, chain)
+        key, chain = (
+            credentials.certificate.read()
+            if credentials.mutual and credentials.certificate is not None
+            else (None, None)
+        )
+        return grpc.ssl_channel_credentials(Path(credentials.authorities).read_bytes(), key, chain)
     except OSError as error:
         raise UserError(f"security: {error.filename} cannot be read ({error.strerror}).") from None
 

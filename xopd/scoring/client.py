@@ -32,9 +32,9 @@ from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generat
 from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import BadAnswerError, ScoringError, UnscorableError
 from xopd.scoring.pods import Pod, parse_source
-from xopd.scoring.pool import OPEN, PodPool, describe_status
+from xopd.scoring.pool import NO_CREDENTIALS, PodPool, describe_status
 from xopd.scoring.spans import Metadata, call_span
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.telemetry import NO_TRACER, Tracer
 from xopd.v1 import teacher_pb2 as pb
 from xopd.wire import PROTOCOL
@@ -90,7 +90,7 @@ class TeacherClient:
         attempts: int = 8,
         patience_s: float = 90.0,
         tracer: Tracer = NO_TRACER,
-        doors: Doors = OPEN,
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> None:
         """Connect to nothing yet.
 
@@ -101,7 +101,7 @@ class TeacherClient:
             attempts: tries before a call is given up, if also
             patience_s: seconds have passed since it began. Without any pod a call waits so long.
             tracer: makes a span of each try, where something traced asks.
-            doors: the token that is shown, and whose certificates are trusted.
+            credentials: the token that is shown, and whose certificates are trusted.
 
         Raises:
             UserError: if there is no endpoint, or one is neither.
@@ -115,10 +115,12 @@ class TeacherClient:
         self.counters = Counters()
         self.on_bad_answer: Callable[[], None] = lambda: None
         """Called for each answer that cannot be right."""
-        self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], patience_s, doors)
+        self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], patience_s, credentials)
 
     @classmethod
-    def from_settings(cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER, doors: Doors = OPEN) -> TeacherClient:
+    def from_settings(
+        cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER, credentials: Credentials = NO_CREDENTIALS
+    ) -> TeacherClient:
         """The client that a configuration describes. Raises UserError as the constructor does."""
         return cls(
             settings.endpoints,
@@ -126,7 +128,7 @@ class TeacherClient:
             attempts=settings.attempts,
             patience_s=settings.patience_s,
             tracer=tracer,
-            doors=doors,
+            credentials=credentials,
         )
 
     async def __aenter__(self) -> TeacherClient:

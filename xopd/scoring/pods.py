@@ -14,7 +14,7 @@ from xopd.prompts.vocabulary import Vocabulary, describe_difference
 from xopd.scoring.authentication import open_channel
 from xopd.scoring.channel import client_options
 from xopd.scoring.replicas import Reference, probe_of, probe_problem
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.credentials import ENDPOINT_FILE
 from xopd.text_files import EncodingError, read_text
 from xopd.v1 import teacher_pb2 as pb
@@ -171,18 +171,18 @@ class Pod:
         return probe_problem(probe_of(info, self.address), reference)
 
 
-def open_pod(source: Source, named: Endpoint, key: tuple[str, int], doors: Doors) -> Pod:
+def open_pod(source: Source, named: Endpoint, key: tuple[str, int], credentials: Credentials) -> Pod:
     """A pod at a numeric address, not asked anything yet. Needs a running event loop.
 
     Args:
         source: where it was found.
         named: the endpoint behind which it stands. Its certificate must be good for that host.
         key: its address as host and port.
-        doors: the token that is shown, and whose certificates are trusted.
+        credentials: the token that is shown, and whose certificates are trusted.
     """
     host, port = key
     family, shown = ("ipv6", f"[{host}]:{port}") if ":" in host else ("ipv4", f"{host}:{port}")
-    channel = open_channel(f"{family}:{shown}", named.host, doors, client_options())
+    channel = open_channel(f"{family}:{shown}", named.host, credentials, client_options())
     return Pod(source, named, shown, key, channel, teacher_pb2_grpc.LogprobServiceStub(channel))  # type: ignore[no-untyped-call]
 
 

@@ -21,11 +21,11 @@ import structlog
 
 from xopd.errors import UserError
 from xopd.prompts.vocabulary import Vocabulary
-from xopd.scoring.authentication import UNWELCOME
+from xopd.scoring.authentication import REJECTED
 from xopd.scoring.errors import TeacherUnreachableError
 from xopd.scoring.pods import Endpoint, EndpointFile, Pod, Source, numeric_addresses, open_pod
 from xopd.scoring.replicas import Reference, probe_of
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.diagnosis import tls_trouble
 from xopd.v1 import teacher_pb2 as pb
 
@@ -38,7 +38,7 @@ READ_EVERY_S = 1.0
 PROBE_EVERY_S = 10.0
 PROBE_TIMEOUT_S = 5.0
 FIRST_PROBE_BACK_OFF_S, LONGEST_PROBE_BACK_OFF_S = 0.2, 2.0
-OPEN = Doors()
+NO_CREDENTIALS = Credentials()
 STRAGGLERS_S = 10.0
 """How long a start waits for the other endpoints once one has answered."""
 
@@ -46,10 +46,10 @@ STRAGGLERS_S = 10.0
 class PodPool:
     """The pods of some sources. Use as an async context manager."""
 
-    def __init__(self, sources: Sequence[Source], patience_s: float, doors: Doors = OPEN) -> None:
+    def __init__(self, sources: Sequence[Source], patience_s: float, credentials: Credentials = NO_CREDENTIALS) -> None:
         """Connect to nothing yet."""
         self.sources = sources
-        self.doors = doors
+        self.credentials = credentials
         self.patience_s = patience_s
         self.student: Vocabulary | None = None
         self.model: str | None = None
@@ -201,7 +201,7 @@ class PodPool:
         every_s = READ_EVERY_S if isinstance(source, EndpointFile) else RESOLVE_EVERY_S
         while True:
             try:
-                addresses = await _addresses(source, self.doors)
+                addresses = await _addresses(source, self.credentials)
             except (OSError, UserError) as error:
                 # The pods known so far stay: a name server's outage is not theirs.
                 self._lookup_problems[source] = _lookup_problem(source, error)
@@ -215,7 +215,7 @@ class PodPool:
         for key, named in addresses.items():
             pod = self._pods.get(key)
             if pod is None:
-                pod = self._pods[key] = open_pod(source, named, key, self.doors)
+                pod = self._pods[key] = open_pod(source, named, key, self.credentials)
                 self._failed[pod.address] = asyncio.Event()
                 self._tasks[key] = asyncio.create_task(self._watch(pod))
             pod.gone = False
@@ -235,7 +235,7 @@ class PodPool:
             try:
                 info = await pod.stub.Info(pb.InfoRequest(), timeout=PROBE_TIMEOUT_S)
             except grpc.aio.AioRpcError as error:
-                pod.refusal = UNWELCOME if error.code() is grpc.StatusCode.UNAUTHENTICATED else None
+                pod.refusal = REJECTED if error.code() is grpc.StatusCode.UNAUTHENTICATED else None
                 self._dismiss(pod, pod.refusal or await self._reason(pod, error))
             else:
                 # A failure during the probe counts: the answer may be older than it.
@@ -254,28 +254,32 @@ class PodPool:
 
     async def _reason(self, pod: Pod, error: grpc.aio.AioRpcError) -> str:
         """Why a probe failed; where TLS is to blame, what gRPC does not say."""
-        doors, trouble = self.doors, None
+        credentials, trouble = self.credentials, None
         if error.code() is grpc.StatusCode.UNAVAILABLE:
-            shown = doors.certificate if doors.mutual else None
+            shown = credentials.certificate if credentials.mutual else None
             trouble = await tls_trouble(
                 *pod.key,
                 name=pod.named.host,
-                authorities=doors.authorities,
+                authorities=credentials.authorities,
                 setting="security.tls_ca",
                 certificate=(shown.chain, shown.key) if shown is not None else None,
             )
         return trouble or describe_status(error)
 
 
-async def _addresses(source: Source, doors: Doors) -> dict[tuple[str, int], Endpoint]:
+async def _addresses(source: Source, credentials: Credentials) -> dict[tuple[str, int], Endpoint]:
     """Numeric addresses of a source's pods, each with the endpoint that it stands behind.
 
     Raises:
         OSError: if a name cannot be resolved, or the file not be read.
-        UserError: for a file's line that is no endpoint, or one on another machine while the doors are open.
+        UserError: for a file's line that is no endpoint, or one on another machine without token and TLS.
     """
     endpoints = source.read() if isinstance(source, EndpointFile) else [source]
-    far = [endpoint for endpoint in endpoints if isinstance(source, EndpointFile) and not doors.may_call(endpoint.host)]
+    far = [
+        endpoint
+        for endpoint in endpoints
+        if isinstance(source, EndpointFile) and not credentials.may_call(endpoint.host)
+    ]
     if far:
         raise UserError(
             f"{far[0]} is not loopback, and security.token and security.tls_ca are not both set"

@@ -1,5 +1,17 @@
-"""The doors of a service: who may come in (a token), over what (TLS), and when a service refuses to open them."""
+"""Authentication and TLS: the token, the certificates, and the refusal to run insecurely beyond loopback."""
 
-from xopd.security.credentials import Doors, open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
+from xopd.security.credentials import (
+    Credentials,
+    read_credentials,
+    refuse_insecure_address,
+    refuse_insecure_calls,
+    refuse_insecure_redis,
+)
 
-__all__ = ["Doors", "open_doors", "refuse_open_calls", "refuse_open_doors", "refuse_open_redis"]
+__all__ = [
+    "Credentials",
+    "read_credentials",
+    "refuse_insecure_address",
+    "refuse_insecure_calls",
+    "refuse_insecure_redis",
+]

@@ -1,8 +1,8 @@
-"""What a process knows of its doors, read and checked once at start-up; and the refusal to leave them open.
+"""A process's token and certificates, read and checked once at start-up; and the refusal to go without them.
 
-Open doors are for loopback alone: whoever can reach another address could stop a run, read the policy's answers, or
-have the teacher compute. So a service binds no other address, and talks to none, without TLS and a secret, unless it
-was told to (`security.insecure`).
+Whoever can reach a service without them could stop a run, read the policy's answers, or have the teacher compute. So
+beyond loopback a service binds no address, and talks to none, without TLS and a secret, unless it was told to
+(`security.insecure`).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True)
-class Doors:
-    """Both sides of a door: what a service asks of its callers, and what it shows to those it calls."""
+class Credentials:
+    """What a service asks of its callers, and what it shows to those it calls."""
 
     token: str | None = field(default=None, repr=False)
     """What callers must show, and what this process shows."""
@@ -48,11 +48,11 @@ class Doors:
         return "http" if self.certificate is None else "https"
 
     def may_call(self, host: str) -> bool:
-        """Whether a teacher on `host` may be called: on another machine not with open doors, unless told to."""
+        """Whether a teacher on `host` may be called: elsewhere only with token and TLS, unless told otherwise."""
         return self.insecure or is_loopback(host) or (self.token is not None and self.authorities is not None)
 
 
-def open_doors(security: SecuritySettings) -> Doors:
+def read_credentials(security: SecuritySettings) -> Credentials:
     """Read the token and look at the certificate.
 
     Raises:
@@ -70,11 +70,11 @@ def open_doors(security: SecuritySettings) -> Doors:
         certificate = Certificate(security.tls_cert, security.tls_key)
         assert security.tls_ca is not None  # the schema sees to it
         check_certificate(certificate, security.tls_ca, security.mutual_tls)
-    return Doors(token, certificate, security.tls_ca, security.mutual_tls, security.insecure)
+    return Credentials(token, certificate, security.tls_ca, security.mutual_tls, security.insecure)
 
 
-def refuse_open_doors(config: Config, setting: str, host: str) -> None:
-    """Refuse to bind `host` with open doors.
+def refuse_insecure_address(config: Config, setting: str, host: str) -> None:
+    """Refuse to bind `host` without token and TLS.
 
     Args:
         config: the whole tree.
@@ -88,7 +88,7 @@ def refuse_open_doors(config: Config, setting: str, host: str) -> None:
     if is_loopback(host) or not missing:
         return
     if config.security.insecure:
-        log.warning("an open door, as told", setting=setting, address=host, missing=missing)
+        log.warning("insecure, as told", setting=setting, address=host, missing=missing)
     else:
         raise UserError(
             f"{setting} {host}: is not loopback, and {' and '.join(missing)} not set; set what is missing"
@@ -96,13 +96,13 @@ def refuse_open_doors(config: Config, setting: str, host: str) -> None:
         )
 
 
-def refuse_open_calls(config: Config) -> None:
-    """Refuse to call teachers on other machines with open doors: the token and the data would travel in clear.
+def refuse_insecure_calls(config: Config) -> None:
+    """Refuse to call teachers on other machines without token and TLS: the token and the data would travel in clear.
 
-    What a file of endpoints lists is held against `Doors.may_call` whenever the file is read.
+    What a file of endpoints lists is held against `Credentials.may_call` whenever the file is read.
 
     Raises:
-        UserError: as `refuse_open_doors`.
+        UserError: as `refuse_insecure_address`.
     """
     if config.security.insecure:
         return
@@ -116,11 +116,11 @@ def refuse_open_calls(config: Config) -> None:
         )
 
 
-def refuse_open_redis(config: Config) -> None:
+def refuse_insecure_redis(config: Config) -> None:
     """Refuse a Redis on another machine that is reached without TLS, or that asks nobody who they are.
 
     Raises:
-        UserError: as `refuse_open_doors`.
+        UserError: as `refuse_insecure_address`.
     """
     redis = config.redis
     if config.security.insecure or redis.url is None or redis_is_near(redis):

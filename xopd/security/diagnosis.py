@@ -11,7 +11,7 @@ import ssl
 
 from xopd.security.tls import client_context
 
-PATIENCE_S = 2.0
+ANSWER_TIMEOUT_S = 2.0
 """Longest wait for each answer."""
 
 
@@ -52,7 +52,7 @@ def _trouble(
     if authorities is None and not system:
         error = _handshake(host, port, name, _anybody())
         # An alert is an answer, too: it may want a client certificate.
-        speaks_tls = error is None or isinstance(error, _NotWelcomeError) or "ALERT" in _reason(error)
+        speaks_tls = error is None or isinstance(error, _RejectedError) or "ALERT" in _reason(error)
         return f"it speaks TLS, and this side does not: set {setting}" if speaks_tls else None
     context = client_context(authorities) if authorities is not None else ssl.create_default_context()
     if certificate is not None:
@@ -60,7 +60,7 @@ def _trouble(
     error = _handshake(host, port, name, context)
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not accepted, {error.verify_message.rstrip('.')}: check it, or {setting}"
-    if isinstance(error, _NotWelcomeError) or "ALERT" in _reason(error):
+    if isinstance(error, _RejectedError) or "ALERT" in _reason(error):
         shown = (
             "does not take this side's client certificate" if certificate is not None else "wants a client certificate"
         )
@@ -73,11 +73,11 @@ def _trouble(
     return None
 
 
-class _NotWelcomeError(Exception):
+class _RejectedError(Exception):
     """The server hung up after a handshake that was good for this side."""
 
 
-class _NobodyError(Exception):
+class _UnreachableError(Exception):
     """There is no connection at all."""
 
 
@@ -85,9 +85,9 @@ def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> Exce
     """None where a handshake succeeds, else what went wrong."""
     context.set_alpn_protocols(["h2"])
     try:
-        plain = socket.create_connection((host, port), timeout=PATIENCE_S)
+        plain = socket.create_connection((host, port), timeout=ANSWER_TIMEOUT_S)
     except OSError:
-        return _NobodyError()
+        return _UnreachableError()
     with plain:
         try:
             connection = context.wrap_socket(plain, server_hostname=name)
@@ -96,11 +96,11 @@ def _handshake(host: str, port: int, name: str, context: ssl.SSLContext) -> Exce
         with connection:
             # In TLS 1.3 the server's word on a client's certificate comes after the handshake.
             try:
-                return None if connection.recv(1) else _NotWelcomeError()
+                return None if connection.recv(1) else _RejectedError()
             except TimeoutError:
                 return None
             except OSError:
-                return _NotWelcomeError()
+                return _RejectedError()
 
 
 def _reason(error: Exception | None) -> str:

@@ -1,4 +1,4 @@
-"""The state of a configuration's doors in a line, for `xopd check`; everything that can be wrong with them raises."""
+"""A configuration's security in a line, for `xopd check`; everything that can be wrong with it raises."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from xopd.config import Config
 from xopd.security.credentials import (
     callable_host,
     is_loopback,
-    open_doors,
+    read_credentials,
     redis_is_near,
-    refuse_open_calls,
-    refuse_open_doors,
-    refuse_open_redis,
+    refuse_insecure_address,
+    refuse_insecure_calls,
+    refuse_insecure_redis,
 )
 from xopd.security.tls import check_certificate
 
 
-def describe_doors(config: Config, up: bool = False) -> str:
+def describe_security(config: Config, up: bool = False) -> str:
     """One clause each for token, TLS and Redis.
 
     Args:
@@ -31,22 +31,22 @@ def describe_doors(config: Config, up: bool = False) -> str:
         "trainer.host": config.trainer.host,
     }
     for setting, host in bound.items():
-        refuse_open_doors(config, setting, host)
-    refuse_open_calls(config)
-    refuse_open_redis(config)
-    doors = open_doors(config.security)
-    clauses = ["a token is asked for" if doors.token is not None else "no token"]
-    if doors.certificate is None:
+        refuse_insecure_address(config, setting, host)
+    refuse_insecure_calls(config)
+    refuse_insecure_redis(config)
+    credentials = read_credentials(config.security)
+    clauses = ["a token is asked for" if credentials.token is not None else "no token"]
+    if credentials.certificate is None:
         clauses.append("no TLS")
     else:
-        assert doors.authorities is not None
-        until = check_certificate(doors.certificate, doors.authorities, doors.mutual)
+        assert credentials.authorities is not None
+        until = check_certificate(credentials.certificate, credentials.authorities, credentials.mutual)
         if up:
             called = {callable_host(host).strip("[]") for setting, host in bound.items() if setting != "teacher.host"}
             called |= set() if config.teacher.endpoints else {"127.0.0.1"}
             for host in sorted(called):
-                check_certificate(doors.certificate, doors.authorities, doors.mutual, host)
-        clauses.append(f"{'mutual ' if doors.mutual else ''}TLS, certificate valid until {until}")
+                check_certificate(credentials.certificate, credentials.authorities, credentials.mutual, host)
+        clauses.append(f"{'mutual ' if credentials.mutual else ''}TLS, certificate valid until {until}")
     clauses.append(_redis(config))
     away = sorted({host for host in bound.values() if not is_loopback(host)})
     if not away:

@@ -1,4 +1,4 @@
-"""The HTTP endpoints that every service has: /healthz, /readyz, /metrics, /version; behind the doors it was given."""
+"""The HTTP endpoints that every service has: /healthz, /readyz, /metrics, /version; with its token and TLS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 import xopd
 from xopd.errors import UserError
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.http_guard import HttpGuard
 from xopd.security.tls import Certificate, fresh_server_context
 
@@ -96,15 +96,15 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def serving(app: FastAPI, listener: socket.socket, doors: Doors) -> AsyncIterator[None]:
-    """Serve `app` on `listener` while the block runs, as `doors` says. Signals stay with the caller."""
-    guarded = app if doors.token is None else HttpGuard(app, doors.token)
+async def serving(app: FastAPI, listener: socket.socket, credentials: Credentials) -> AsyncIterator[None]:
+    """Serve `app` on `listener` while the block runs, with `credentials`. Signals stay with the caller."""
+    guarded = app if credentials.token is None else HttpGuard(app, credentials.token)
     config = uvicorn.Config(
         guarded,
         log_level="warning",
         lifespan="off",
         timeout_graceful_shutdown=2,
-        ssl_context_factory=None if doors.certificate is None else _context_of(doors.certificate),
+        ssl_context_factory=None if credentials.certificate is None else _context_of(credentials.certificate),
     )
     server = _Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

@@ -24,13 +24,13 @@ def main(
 
     async def _serve(stop: asyncio.Event) -> None:
         from xopd.config import load_config
-        from xopd.security import open_doors, refuse_open_doors, refuse_open_redis
+        from xopd.security import read_credentials, refuse_insecure_address, refuse_insecure_redis
 
         settings = load_config(config, insecurely(overrides, insecure))
         configure_logging("rollout", settings.rollout.log_level)
-        refuse_open_doors(settings, "rollout.host", settings.rollout.host)
-        refuse_open_redis(settings)
-        doors = open_doors(settings.security)
+        refuse_insecure_address(settings, "rollout.host", settings.rollout.host)
+        refuse_insecure_redis(settings)
+        credentials = read_credentials(settings.security)
         # Before torch and vLLM are imported: they read the environment then.
         from xopd_rollout.environment import set_environment
 
@@ -39,7 +39,7 @@ def main(
         from xopd_rollout.pod import Pod
 
         try:
-            await Pod(settings, doors).run(stop)
+            await Pod(settings, credentials).run(stop)
         except EngineDiedError as error:
             structlog.get_logger(__name__).error("the engine has died", error=str(error))
             raise SystemExit(1) from None

@@ -22,7 +22,7 @@ from xopd.config.section import first_message
 from xopd.errors import UserError
 from xopd.families import ModelFamily
 from xopd.families.checkpoint_files import check_weight_files
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.service.addresses import http_url, reachable_host
 from xopd.service.folders import ensure_writable
 from xopd.service.http import bind, serving
@@ -52,10 +52,10 @@ log = structlog.get_logger(__name__)
 class Pod:
     """One rollout pod."""
 
-    def __init__(self, config: Config, doors: Doors) -> None:
+    def __init__(self, config: Config, credentials: Credentials) -> None:
         """Nothing is started yet."""
         self.config = config
-        self.doors = doors
+        self.credentials = credentials
         self.pod_id = config.rollout.pod_id or f"{socket.gethostname()}-{os.getpid()}"
         self.keys = Keys(config.redis.prefix)
         self.clock = ActivityClock()
@@ -76,9 +76,9 @@ class Pod:
         if self.config.student.audio_input == "features":
             ensure_writable(self.config.student.feature_cache, "student.feature_cache")
         app = make_rollout_app(self.config, self.metrics, self.served, self._alive, self._ready)
-        async with serving(app, listener, self.doors):
+        async with serving(app, listener, self.credentials):
             host, port = listener.getsockname()[:2]
-            announce_addresses(http=f"{host}:{port}", scheme=self.doors.scheme)
+            announce_addresses(http=f"{host}:{port}", scheme=self.credentials.scheme)
             self.client = await connect(self.config.redis)
             try:
                 await refuse_eviction(self.client, self.config.redis)
@@ -89,7 +89,7 @@ class Pod:
                     peer = self.config.redis.url
                     shown = await asyncio.to_thread(reachable_host, host, settings.announce, peer)
                     async with self._assembled(
-                        engine, family, self.client, http_url(shown, port, self.doors.scheme)
+                        engine, family, self.client, http_url(shown, port, self.credentials.scheme)
                     ) as worker:
                         await worker.run(stop)
             finally:

@@ -24,17 +24,17 @@ def main(
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
         from xopd.config import load_config
-        from xopd.security import open_doors, refuse_open_doors
+        from xopd.security import read_credentials, refuse_insecure_address
 
         settings = load_config(config, insecurely(overrides, insecure))
         configure_logging("teacher", settings.teacher.log_level)
-        refuse_open_doors(settings, "teacher.host", settings.teacher.host)
-        doors = open_doors(settings.security)
+        refuse_insecure_address(settings, "teacher.host", settings.teacher.host)
+        credentials = read_credentials(settings.security)
         from xopd.telemetry import tracing
         from xopd_teacher.server import serve
 
         opening = tracing(settings, "teacher")
-        await serve(settings.teacher, doors, stop, opening, one_by_one=settings.run.deterministic)
+        await serve(settings.teacher, credentials, stop, opening, one_by_one=settings.run.deterministic)
 
     run_service(_serve)
 

@@ -17,7 +17,7 @@ from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.scoring.authentication import TokenGuard, add_port
 from xopd.scoring.channel import server_options
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.service.http import bind, make_app, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.telemetry import Tracer
@@ -38,12 +38,12 @@ LAST_WORDS_S = 2.0
 
 async def serve(
     settings: TeacherSettings,
-    doors: Doors,
+    credentials: Credentials,
     stop: asyncio.Event,
     tracing: AbstractAsyncContextManager[Tracer],
     one_by_one: bool = False,
 ) -> None:
-    """Run one teacher pod behind `doors` until `stop` is set and what it accepted is answered.
+    """Run one teacher pod with `credentials` until `stop` is set and what it accepted is answered.
 
     `tracing` is entered once the engine is up, which may fork. With `one_by_one` no two requests share a forward pass:
     company changes the last bits of a sum.
@@ -52,15 +52,15 @@ async def serve(
         UserError: for a checkpoint, an engine or a port that cannot be used.
     """
     version = engine_version(settings.engine)
-    pod = _Pod(settings, doors, one_by_one)
+    pod = _Pod(settings, credentials, one_by_one)
     grpc_port = pod.bind_grpc()
     listener = bind(settings.host, settings.http_port, "teacher.http_port")
     app = make_app("teacher", settings.engine, version, pod.metrics.registry, pod.alive, pod.ready)
-    async with serving(app, listener, doors):
+    async with serving(app, listener, credentials):
         # Announced before the model is loaded: probes can be answered, and /readyz says what is awaited.
         grpc_address = f"{settings.host}:{grpc_port}"
         http_address = f"{settings.host}:{listener.getsockname()[1]}"
-        announce_addresses(grpc=grpc_address, http=http_address, scheme=doors.scheme)
+        announce_addresses(grpc=grpc_address, http=http_address, scheme=credentials.scheme)
         with ThreadPoolExecutor(1, thread_name_prefix="engine") as thread:
             engine, probed = await _load(settings, thread, stop)
             async with tracing as tracer:
@@ -74,13 +74,13 @@ async def serve(
 class _Pod:
     """What listens, and what it knows of itself."""
 
-    def __init__(self, settings: TeacherSettings, doors: Doors, one_by_one: bool) -> None:
+    def __init__(self, settings: TeacherSettings, credentials: Credentials, one_by_one: bool) -> None:
         self.settings = settings
-        self.doors = doors
+        self.credentials = credentials
         self.one_by_one = one_by_one
         self.metrics = TeacherMetrics()
         self.health = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        guards = [] if doors.token is None else [TokenGuard(doors.token)]
+        guards = [] if credentials.token is None else [TokenGuard(credentials.token)]
         self.server = grpc.aio.server(interceptors=guards, options=server_options())
         self.service: LogprobService | None = None
         self._batching: asyncio.Task[None] | None = None
@@ -89,7 +89,7 @@ class _Pod:
         """Bind the gRPC port, so that a taken one is told before the model is loaded."""
         address = f"{self.settings.host}:{self.settings.port}"
         try:
-            return add_port(self.server, address, self.doors)
+            return add_port(self.server, address, self.credentials)
         except RuntimeError:
             raise UserError(f"teacher.port: {address} cannot be bound; free it, or set another.") from None
 

@@ -30,30 +30,35 @@ def main(
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
         from xopd.config import load_config
-        from xopd.security import open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
+        from xopd.security import (
+            read_credentials,
+            refuse_insecure_address,
+            refuse_insecure_calls,
+            refuse_insecure_redis,
+        )
         from xopd.service.http import bind, serving
 
         settings = load_config(config, insecurely(overrides, insecure))
         configure_logging("trainer", settings.trainer.log_level)
-        refuse_open_doors(settings, "trainer.host", settings.trainer.host)
-        refuse_open_calls(settings)
-        refuse_open_redis(settings)
-        doors = open_doors(settings.security)
+        refuse_insecure_address(settings, "trainer.host", settings.trainer.host)
+        refuse_insecure_calls(settings)
+        refuse_insecure_redis(settings)
+        credentials = read_credentials(settings.security)
         from xopd_trainer.app import make_trainer_app
         from xopd_trainer.assembly import assembled, ensure_folders
 
         # Before the model is loaded and a teacher is waited for: a taken port or a missing volume is told at once.
         listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")
         ensure_folders(settings)
-        async with assembled(settings, doors) as trainer:
+        async with assembled(settings, credentials) as trainer:
 
             async def _ready() -> str | None:
                 return "starting" if trainer.status.phase == "starting" else None
 
             http = make_trainer_app(trainer.metrics, trainer.running, trainer.as_status, _ready)
-            async with serving(http, listener, doors):
+            async with serving(http, listener, credentials):
                 host, port = listener.getsockname()[:2]
-                announce_addresses(http=f"{host}:{port}", scheme=doors.scheme)
+                announce_addresses(http=f"{host}:{port}", scheme=credentials.scheme)
                 await trainer.run(resume, stop)
                 # One more look for whoever polls /status: the end should be seen.
                 await asyncio.sleep(1.0)

@@ -22,7 +22,7 @@ from xopd.families.checkpoint_files import check_weight_files
 from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.prompts.vocabulary import describe_difference, vocabulary_of
 from xopd.scoring import TeacherClient
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.service.folders import ensure_writable
 from xopd.streams import Keys, connect
 from xopd.streams.ceiling import redis_ceiling
@@ -46,8 +46,8 @@ def ensure_folders(config: Config) -> None:
 
 
 @contextlib.asynccontextmanager
-async def assembled(config: Config, doors: Doors) -> AsyncIterator[Trainer]:
-    """Yield a trainer whose parts are connected and checked. `doors` are its own: what it shows to teachers.
+async def assembled(config: Config, credentials: Credentials) -> AsyncIterator[Trainer]:
+    """Yield a trainer whose parts are connected and checked. `credentials` are its own: what it shows to teachers.
 
     Raises:
         UserError: for a bad dataset or checkpoint, an unreachable service, vocabularies that differ, or a second
@@ -60,12 +60,12 @@ async def assembled(config: Config, doors: Doors) -> AsyncIterator[Trainer]:
         except LedgerError as error:
             raise UserError(f"{error}; bring back a copy, or begin the run anew.") from None
         with contextlib.closing(ledger):
-            async with _assembled(config, doors, ledger) as trainer:
+            async with _assembled(config, credentials, ledger) as trainer:
                 yield trainer
 
 
 @contextlib.asynccontextmanager
-async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncIterator[Trainer]:
+async def _assembled(config: Config, credentials: Credentials, ledger: Ledger) -> AsyncIterator[Trainer]:
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True)
     if config.trainer.threads:
@@ -99,7 +99,7 @@ async def _assembled(config: Config, doors: Doors, ledger: Ledger) -> AsyncItera
         await lease.acquire(ledger.run_ids)
         async with (
             tracing(config, "trainer") as tracer,
-            TeacherClient.from_settings(config.teacher, tracer, doors) as teacher,
+            TeacherClient.from_settings(config.teacher, tracer, credentials) as teacher,
         ):
             await teacher.verify(
                 family.vocabulary, 1 + max(config.sampling.max_new_tokens, config.evals.max_new_tokens)

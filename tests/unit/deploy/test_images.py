@@ -11,7 +11,7 @@ import yaml
 
 from tests.unit.deploy.conftest import ROOT
 from xopd.config import load_config
-from xopd.security import refuse_open_calls, refuse_open_doors, refuse_open_redis
+from xopd.security import refuse_insecure_address, refuse_insecure_calls, refuse_insecure_redis
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -125,9 +125,9 @@ def test_with_tls_no_service_is_told_to_be_insecure(name: str, monkeypatch: pyte
                 patched.setenv(variable, re.sub(r"\$\{[^}]*\}", "0123456789abcdef", value))
         config = load_config(ROOT / "examples" / "tiny" / "demo.yaml")
     for setting in ("teacher.host", "rollout.host", "trainer.host"):
-        refuse_open_doors(config, setting, "0.0.0.0")
-    refuse_open_redis(config)
-    refuse_open_calls(config)
+        refuse_insecure_address(config, setting, "0.0.0.0")
+    refuse_insecure_redis(config)
+    refuse_insecure_calls(config)
     assert config.security.mutual_tls
 
 

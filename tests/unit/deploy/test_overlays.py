@@ -21,7 +21,7 @@ from tests.unit.deploy.conftest import ROOT
 from tools.metrics_page import exported_names
 from xopd.config import Config, load_config
 from xopd.families.registry import FAMILIES
-from xopd.security import refuse_open_calls, refuse_open_doors, refuse_open_redis
+from xopd.security import refuse_insecure_address, refuse_insecure_calls, refuse_insecure_redis
 from xopd.service.lifecycle import STOPPED_STATUSES
 
 Resource = dict[str, Any]
@@ -195,16 +195,18 @@ def test_what_is_referred_to_is_there(overlay: str, rendered: Render) -> None:
 
 
 @each_system
-def test_no_door_is_open(overlay: str, rendered: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_service_asks_for_a_token_and_speaks_tls(
+    overlay: str, rendered: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As each service decides it at its start; and the certificates name what callers call."""
     resources = rendered(overlay)
     certificates = {each["spec"]["secretName"]: each["spec"] for each in of_kind(resources, "Certificate").values()}
     for name in ("teacher", "rollout", "trainer"):
         config = settings(resources, name, tmp_path, monkeypatch)
         assert config.security.mutual_tls and not config.security.insecure
-        refuse_open_doors(config, f"{name}.host", getattr(config, name).host)
-        refuse_open_calls(config)
-        refuse_open_redis(config)
+        refuse_insecure_address(config, f"{name}.host", getattr(config, name).host)
+        refuse_insecure_calls(config)
+        refuse_insecure_redis(config)
         pod = templates(resources)[name]
         (mount,) = (each for each in container(pod)["volumeMounts"] if each["name"] == "tls")
         (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == "tls")

@@ -148,7 +148,7 @@ def test_broken_json_in_a_variable_is_one_sentence(write, monkeypatch):
         ({"mutual_tls": True, "tls_ca": "c"}, ["mutual_tls needs"]),
     ],
 )
-def test_half_a_door_is_refused(write, section, parts):
+def test_half_a_setting_is_refused(write, section, parts):
     sentence = refused(write(yaml.safe_dump({"security": section})))
     for part in parts:
         assert part in sentence

@@ -1,4 +1,4 @@
-"""TLS of the HTTP endpoints, the health check of containers, and services that refuse to open their doors."""
+"""TLS of the HTTP endpoints, the health check of containers, and services that refuse insecure settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.certificates import Authority
 from tests.e2e.world import make_world
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.tls import Certificate, client_context
 from xopd.service.http import bind, make_app, serving
 
@@ -56,10 +56,10 @@ def probe(port: int, path: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("told", ["", "cert.pem"])
 async def test_the_health_check_of_containers_finds_out_about_tls(authority, tls, told):
     files = authority.issue("service")
-    doors = Doors(TOKEN, Certificate(files.cert, files.key) if tls else None, files.ca if tls else None)
+    credentials = Credentials(TOKEN, Certificate(files.cert, files.key) if tls else None, files.ca if tls else None)
     listener = bind("127.0.0.1", 0, "teacher.http_port")
     port = listener.getsockname()[1]
-    async with serving(app(), listener, doors):
+    async with serving(app(), listener, credentials):
         well = await asyncio.to_thread(probe, port, "/healthz", XOPD_SECURITY__TLS_CERT=told)
         assert (well.returncode, well.stderr) == (0, "")
         ill = await asyncio.to_thread(probe, port, "/readyz", XOPD_SECURITY__TLS_CERT=told)
@@ -74,7 +74,7 @@ async def test_the_health_check_of_containers_finds_out_about_tls(authority, tls
 
 async def test_https_with_a_renewed_certificate(authority):
     files = authority.issue("service", expired=True)
-    doors = Doors(TOKEN, Certificate(files.cert, files.key), files.ca)
+    credentials = Credentials(TOKEN, Certificate(files.cert, files.key), files.ca)
     listener = bind("127.0.0.1", 0, "trainer.port")
     url = f"https://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -82,7 +82,7 @@ async def test_https_with_a_renewed_certificate(authority):
         async with httpx.AsyncClient(verify=client_context(files.ca), trust_env=False) as client:
             return (await client.get(f"{url}{path}", headers=headers)).status_code
 
-    async with serving(app(), listener, doors):
+    async with serving(app(), listener, credentials):
         with pytest.raises(httpx.ConnectError, match="certificate has expired"):
             await _get("/healthz")
         authority.issue("service")
@@ -104,7 +104,7 @@ async def test_old_protocols_are_refused(authority):
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
-    async with serving(app(), listener, Doors(None, Certificate(files.cert, files.key), files.ca)):
+    async with serving(app(), listener, Credentials(None, Certificate(files.cert, files.key), files.ca)):
         with pytest.raises(httpx.ConnectError):
             async with httpx.AsyncClient(verify=old, trust_env=False) as client:
                 await client.get(f"https://127.0.0.1:{listener.getsockname()[1]}/healthz")
@@ -139,7 +139,7 @@ SERVICES = {"xopd_teacher": "teacher", "xopd_rollout": "rollout", "xopd_trainer"
 
 
 @pytest.mark.parametrize("package", SERVICES)
-def test_a_service_does_not_bind_elsewhere_with_open_doors(package, world):
+def test_a_service_does_not_bind_elsewhere_without_token_and_tls(package, world):
     section = SERVICES[package]
     done = start(package, world, "--set", f"{section}.host=0.0.0.0")
     assert_one_sentence(
@@ -175,7 +175,7 @@ def test_a_certificate_that_is_no_good_is_told_before_anything_is_loaded(package
 
 
 @pytest.mark.parametrize(("package", "options"), [("xopd_trainer", ["teacher.endpoints=[teacher.example:1]"])])
-def test_calls_elsewhere_with_open_doors_are_refused(package, options, world):
+def test_calls_elsewhere_without_token_and_tls_are_refused(package, options, world):
     assert_one_sentence(
         start(package, world, "--set", *options), "teacher.endpoints teacher.example:1: is not loopback"
     )

@@ -1,4 +1,4 @@
-"""A whole run behind closed doors: mutual TLS, a token and Redis's password; and secrets that are found nowhere."""
+"""A whole run with security on: mutual TLS, a token and Redis's password; and secrets that are found nowhere."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_redis_asks_for_its_password(closed):
     assert "of 12" in let_in.stdout and "answers" in let_in.stdout
 
 
-def test_check_tells_the_state_of_the_doors(closed):
+def test_check_describes_the_security(closed):
     done = xopd("check", str(closed.config), XOPD_SECURITY__TOKEN=TOKEN, XOPD_REDIS__PASSWORD=PASSWORD, COLUMNS="300")
     assert done.returncode == 0, done.stderr
     assert (

@@ -1,4 +1,4 @@
-"""When a service refuses to open its doors, and what it says of a token or a certificate that is no good."""
+"""When a service refuses insecure settings, and what it says of a token or a certificate that is no good."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ import pytest
 from tests.certificates import Authority
 from xopd.config import Config
 from xopd.errors import UserError
-from xopd.security import Doors, open_doors, refuse_open_calls, refuse_open_doors, refuse_open_redis
+from xopd.security import (
+    Credentials,
+    read_credentials,
+    refuse_insecure_address,
+    refuse_insecure_calls,
+    refuse_insecure_redis,
+)
 from xopd.security.bearer import bearer, is_bearer_of
 from xopd.security.credentials import is_loopback
-from xopd.security.report import describe_doors
+from xopd.security.report import describe_security
 
 TOKEN = "0123456789abcdef"
 
@@ -31,7 +37,7 @@ def files(**names: str) -> dict[str, str]:
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "LOCALHOST"])
 def test_loopback_needs_nothing(host):
     assert is_loopback(host)
-    refuse_open_doors(config_of(), "trainer.host", host)
+    refuse_insecure_address(config_of(), "trainer.host", host)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.3", "192.0.2.1", "trainer.example", "", "localhost.example"])
@@ -41,10 +47,10 @@ def test_any_other_address_needs_token_and_tls_or_a_word(host, given):
     security = {"insecure": insecure} | ({"token": TOKEN} if token else {}) | (files() if tls else {})
     config = config_of(security=security)
     if insecure or (token and tls):
-        refuse_open_doors(config, "trainer.host", host)
+        refuse_insecure_address(config, "trainer.host", host)
         return
     with pytest.raises(UserError) as caught:
-        refuse_open_doors(config, "trainer.host", host)
+        refuse_insecure_address(config, "trainer.host", host)
     sentence = str(caught.value)
     assert f"trainer.host {host}: is not loopback" in sentence
     assert ("security.token" in sentence, "security.tls_cert" in sentence) == (not token, not tls)
@@ -52,16 +58,16 @@ def test_any_other_address_needs_token_and_tls_or_a_word(host, given):
 
 
 def test_calls_to_other_machines_need_the_same():
-    refuse_open_calls(config_of(teacher={"endpoints": ["127.0.0.1:1", "[::1]:2", "localhost:3"]}))
+    refuse_insecure_calls(config_of(teacher={"endpoints": ["127.0.0.1:1", "[::1]:2", "localhost:3"]}))
     far = {"endpoints": ["127.0.0.1:1", "teacher:50051"]}
     with pytest.raises(
         UserError, match=r"teacher\.endpoints teacher:50051: is not loopback.*token and security\.tls_ca"
     ):
-        refuse_open_calls(config_of(teacher=far))
+        refuse_insecure_calls(config_of(teacher=far))
     with pytest.raises(UserError, match=r"and security\.tls_ca is not set"):
-        refuse_open_calls(config_of(teacher=far, security={"token": TOKEN}))
-    refuse_open_calls(config_of(teacher=far, security={"token": TOKEN, "tls_ca": "ca"}))
-    refuse_open_calls(config_of(teacher=far, security={"insecure": True}))
+        refuse_insecure_calls(config_of(teacher=far, security={"token": TOKEN}))
+    refuse_insecure_calls(config_of(teacher=far, security={"token": TOKEN, "tls_ca": "ca"}))
+    refuse_insecure_calls(config_of(teacher=far, security={"insecure": True}))
 
 
 @pytest.mark.parametrize(
@@ -79,24 +85,24 @@ def test_calls_to_other_machines_need_the_same():
 )
 def test_redis_elsewhere_needs_tls_and_a_secret(redis, missing):
     if missing is None:
-        refuse_open_redis(config_of(redis=redis))
+        refuse_insecure_redis(config_of(redis=redis))
         return
     with pytest.raises(UserError, match=missing):
-        refuse_open_redis(config_of(redis=redis))
-    refuse_open_redis(config_of(redis=redis, security={"insecure": True}))
+        refuse_insecure_redis(config_of(redis=redis))
+    refuse_insecure_redis(config_of(redis=redis, security={"insecure": True}))
 
 
 @pytest.mark.parametrize("token", ["short", "with\nline breaks in it", "ünicode ünicode ünicode"])
 def test_a_token_that_is_none(token):
     with pytest.raises(UserError, match=r"security\.token: must be at least 16 printable ASCII") as caught:
-        open_doors(config_of(security={"token": token}).security)
+        read_credentials(config_of(security={"token": token}).security)
     assert token not in str(caught.value)
 
 
-def test_doors_do_not_show_the_token():
-    doors = open_doors(config_of(security={"token": TOKEN}).security)
-    assert doors.token == TOKEN
-    assert TOKEN not in repr(doors)
+def test_credentials_do_not_show_the_token():
+    credentials = read_credentials(config_of(security={"token": TOKEN}).security)
+    assert credentials.token == TOKEN
+    assert TOKEN not in repr(credentials)
 
 
 def test_only_the_token_itself_will_do():
@@ -123,10 +129,10 @@ def authority(tmp_path: Path) -> Authority:
 
 @pytest.mark.parametrize("mutual", [False, True])
 def test_a_good_certificate(authority, mutual):
-    doors = open_doors(config_of(security=authority.issue("good").security(mutual_tls=mutual)).security)
-    assert doors.scheme == "https"
-    assert doors.mutual == mutual
-    assert Doors().scheme == "http"
+    credentials = read_credentials(config_of(security=authority.issue("good").security(mutual_tls=mutual)).security)
+    assert credentials.scheme == "https"
+    assert credentials.mutual == mutual
+    assert Credentials().scheme == "http"
 
 
 def test_certificates_that_are_no_good(authority, tmp_path):
@@ -149,22 +155,22 @@ def test_certificates_that_are_no_good(authority, tmp_path):
     ]
     for security, words in cases:
         with pytest.raises(UserError, match=words):
-            open_doors(config_of(security=security).security)
+            read_credentials(config_of(security=security).security)
 
 
-def test_check_describes_the_doors(authority):
-    assert describe_doors(config_of()) == "no token; no TLS; own Redis without a password; loopback only"
+def test_check_describes_the_security(authority):
+    assert describe_security(config_of()) == "no token; no TLS; own Redis without a password; loopback only"
     security = authority.issue("good").security(token=TOKEN, mutual_tls=True)
     redis = {"url": "rediss://redis:6379", "password": "p"}
-    text = describe_doors(config_of(security=security, redis=redis, trainer={"host": "0.0.0.0"}))
+    text = describe_security(config_of(security=security, redis=redis, trainer={"host": "0.0.0.0"}))
     assert text.startswith("a token is asked for; mutual TLS, certificate valid until 3000-01-01; ")
     assert text.endswith("; Redis over TLS, with a password; binds 0.0.0.0")
     open_ = config_of(security={"insecure": True}, trainer={"host": "0.0.0.0"})
-    assert describe_doors(open_).endswith("binds 0.0.0.0, INSECURE as told")
+    assert describe_security(open_).endswith("binds 0.0.0.0, INSECURE as told")
 
 
 def test_up_needs_a_certificate_for_its_own_address(authority):
     elsewhere = config_of(security=authority.issue("elsewhere", "teacher.example").security())
-    describe_doors(elsewhere)
+    describe_security(elsewhere)
     with pytest.raises(UserError, match=r"would not be accepted for 127\.0\.0\.1 .*IP address mismatch"):
-        describe_doors(elsewhere, up=True)
+        describe_security(elsewhere, up=True)

@@ -18,7 +18,7 @@ from xopd.scoring import TeacherClient, TeacherUnreachableError
 from xopd.scoring.ask import ask_info
 from xopd.scoring.authentication import TokenGuard, add_port, open_channel
 from xopd.scoring.channel import server_options
-from xopd.security import Doors
+from xopd.security import Credentials
 from xopd.security.tls import Certificate
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
@@ -42,12 +42,14 @@ class Teacher(teacher_pb2_grpc.LogprobServiceServicer):
 
 
 @contextlib.asynccontextmanager
-async def serving(doors: Doors, port: int = 0) -> AsyncIterator[int]:
-    """A teacher behind `doors`; gives its port."""
-    server = grpc.aio.server(interceptors=[TokenGuard(doors.token)] if doors.token else [], options=server_options())
+async def serving(credentials: Credentials, port: int = 0) -> AsyncIterator[int]:
+    """A teacher with `credentials`; gives its port."""
+    server = grpc.aio.server(
+        interceptors=[TokenGuard(credentials.token)] if credentials.token else [], options=server_options()
+    )
     teacher_pb2_grpc.add_LogprobServiceServicer_to_server(Teacher(), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
-    port = add_port(server, f"127.0.0.1:{port}", doors)
+    port = add_port(server, f"127.0.0.1:{port}", credentials)
     await server.start()
     try:
         yield port
@@ -55,15 +57,15 @@ async def serving(doors: Doors, port: int = 0) -> AsyncIterator[int]:
         await server.stop(0)
 
 
-async def ask(port: int, doors: Doors, host: str = "127.0.0.1") -> int:
+async def ask(port: int, credentials: Credentials, host: str = "127.0.0.1") -> int:
     """What a trainer's client learns from the teacher, or its exception."""
-    async with TeacherClient([f"{host}:{port}"], patience_s=1.5, doors=doors) as client:
+    async with TeacherClient([f"{host}:{port}"], patience_s=1.5, credentials=credentials) as client:
         return await client.max_top_k()
 
 
-async def trouble(port: int, doors: Doors, host: str = "127.0.0.1") -> str:
+async def trouble(port: int, credentials: Credentials, host: str = "127.0.0.1") -> str:
     with pytest.raises(UserError) as caught:
-        await ask(port, doors, host)
+        await ask(port, credentials, host)
     sentence = str(caught.value)
     assert f":{port}" in sentence
     assert TOKEN not in sentence
@@ -75,18 +77,20 @@ class Pki:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder)
         self.foreign = Authority(folder / "foreign")
-        self.service = self.doors("service")
+        self.service = self.credentials("service")
 
-    def doors(self, name: str, *hosts: str, authority: Authority | None = None, **options: Any) -> Doors:
+    def issue(self, name: str, *hosts: str, authority: Authority | None = None, **options: Any) -> Credentials:
         expired = options.pop("expired", False)
         files = (authority or self.authority).issue(name, *hosts, expired=expired)
-        return Doors(certificate=Certificate(files.cert, files.key), authorities=self.authority.path_text, **options)
+        return Credentials(
+            certificate=Certificate(files.cert, files.key), authorities=self.authority.path_text, **options
+        )
 
     def spoil(self, name: str) -> None:
         (self.authority.folder / f"{name}.key").write_text("half written")
 
-    def client(self, **options: Any) -> Doors:
-        return Doors(authorities=self.authority.path_text, **options)
+    def client(self, **options: Any) -> Credentials:
+        return Credentials(authorities=self.authority.path_text, **options)
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +100,16 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 async def test_a_token_alone(token):
-    async with serving(Doors(token)) as port:
-        assert await ask(port, Doors(token)) == 7
-        assert await ask(port, Doors(TOKEN)) == 7  # one that nobody asks for does no harm
+    async with serving(Credentials(token)) as port:
+        assert await ask(port, Credentials(token)) == 7
+        assert await ask(port, Credentials(TOKEN)) == 7  # one that nobody asks for does no harm
 
 
 @pytest.mark.parametrize("token", [None, "another-token-altogether"])
 async def test_the_wrong_token_is_told_at_once(token):
-    async with serving(Doors(TOKEN)) as port:
+    async with serving(Credentials(TOKEN)) as port:
         async with asyncio.timeout(20):
-            async with TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, doors=Doors(token)) as client:
+            async with TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, credentials=Credentials(token)) as client:
                 with pytest.raises(
                     UserError, match=rf"teacher 127\.0\.0\.1:{port}: .*the same security\.token"
                 ) as caught:
@@ -113,22 +117,22 @@ async def test_the_wrong_token_is_told_at_once(token):
         assert not isinstance(caught.value, TeacherUnreachableError)
         assert TOKEN not in str(caught.value)
         with pytest.raises(UserError, match=r"the same security\.token"):
-            await ask_info(f"127.0.0.1:{port}", Doors(token), 5)
+            await ask_info(f"127.0.0.1:{port}", Credentials(token), 5)
 
 
 async def test_a_token_that_changes_on_the_way_is_told(pki):
-    async with serving(Doors(TOKEN)) as port:
-        client = TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, doors=Doors(TOKEN))
+    async with serving(Credentials(TOKEN)) as port:
+        client = TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, credentials=Credentials(TOKEN))
         await client.__aenter__()
         assert await client.max_top_k() == 7
-    async with serving(Doors("the-token-that-came-after"), port), asyncio.timeout(30):
+    async with serving(Credentials("the-token-that-came-after"), port), asyncio.timeout(30):
         with pytest.raises(UserError, match=r"the same security\.token"):
             await client.score([1], [[2]], "r")
     await client.__aexit__()
 
 
 async def test_health_checks_need_no_token_and_streams_do():
-    async with serving(Doors(TOKEN)) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+    async with serving(Credentials(TOKEN)) as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
         stub = teacher_pb2_grpc.LogprobServiceStub(channel)
         for metadata in (None, [("authorization", "Bearer wrong")], [("authorization", f"Bearer {TOKEN}")] * 2):
@@ -145,8 +149,8 @@ async def test_health_checks_need_no_token_and_streams_do():
 
 
 async def test_a_callers_own_metadata_travels_beside_the_token():
-    async with serving(Doors(TOKEN)) as port:
-        channel = open_channel(f"ipv4:127.0.0.1:{port}", "127.0.0.1", Doors(TOKEN), [])
+    async with serving(Credentials(TOKEN)) as port:
+        channel = open_channel(f"ipv4:127.0.0.1:{port}", "127.0.0.1", Credentials(TOKEN), [])
         stub = teacher_pb2_grpc.LogprobServiceStub(channel)
         assert (await stub.Info(pb.InfoRequest(), metadata=(("traceparent", "00-1-2-01"),))).model == "stub"
         await channel.close()
@@ -156,59 +160,59 @@ async def test_a_callers_own_metadata_travels_beside_the_token():
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 async def test_tls_by_the_configured_name(pki, mutual, host):
     """The pool connects to numeric addresses; the certificate must be good for the name in the settings."""
-    service = pki.doors("one-name", host, token=TOKEN, mutual=mutual)
+    service = pki.issue("one-name", host, token=TOKEN, mutual=mutual)
     async with serving(service) as port:
         assert await ask(port, service, host) == 7
         assert (await ask_info(f"{host}:{port}", service, 5)).model == "stub"
 
 
 async def test_a_certificate_for_another_name(pki):
-    async with serving(pki.doors("named", "teacher.example")) as port:
+    async with serving(pki.issue("named", "teacher.example")) as port:
         assert "IP address mismatch" in await trouble(port, pki.client())
         assert "Hostname mismatch" in await trouble(port, pki.client(), "localhost")
 
 
 async def test_tls_at_one_side_only(pki):
     async with serving(pki.service) as port:
-        assert "it speaks TLS, and this side does not: set security.tls_ca" in await trouble(port, Doors())
-    async with serving(pki.doors("both", mutual=True)) as port:
-        assert "it speaks TLS, and this side does not" in await trouble(port, Doors())
-    async with serving(Doors()) as port:
+        assert "it speaks TLS, and this side does not: set security.tls_ca" in await trouble(port, Credentials())
+    async with serving(pki.issue("both", mutual=True)) as port:
+        assert "it speaks TLS, and this side does not" in await trouble(port, Credentials())
+    async with serving(Credentials()) as port:
         assert "it speaks no TLS, and this side does" in await trouble(port, pki.client())
 
 
 async def test_certificates_that_are_no_good(pki):
-    async with serving(pki.doors("old", expired=True)) as port:
+    async with serving(pki.issue("old", expired=True)) as port:
         assert "certificate has expired" in await trouble(port, pki.client())
-    async with serving(pki.doors("foreign", authority=pki.foreign)) as port:
+    async with serving(pki.issue("foreign", authority=pki.foreign)) as port:
         assert "unable to get local issuer certificate: check it, or security.tls_ca" in await trouble(
             port, pki.client()
         )
 
 
 async def test_mutual_tls_takes_clients_of_its_authority_alone(pki):
-    async with serving(pki.doors("both", mutual=True)) as port:
+    async with serving(pki.issue("both", mutual=True)) as port:
         assert "it wants a client certificate" in await trouble(port, pki.client())
         for stranger in (
-            pki.doors("stranger", authority=pki.foreign, mutual=True),
-            pki.doors("late", mutual=True, expired=True),
+            pki.issue("stranger", authority=pki.foreign, mutual=True),
+            pki.issue("late", mutual=True, expired=True),
         ):
             assert "it does not take this side's client certificate" in await trouble(port, stranger)
 
 
 async def test_nobody_there(pki):
-    for doors in (Doors(), pki.client()):
-        sentence = await trouble(9, doors)
+    for credentials in (Credentials(), pki.client()):
+        sentence = await trouble(9, credentials)
         assert "no teacher answered within" in sentence
         assert "speaks" not in sentence
 
 
 async def test_a_renewed_certificate_is_taken_up(pki):
-    doors = pki.doors("renewed", expired=True)
-    async with serving(doors) as port:
+    credentials = pki.issue("renewed", expired=True)
+    async with serving(credentials) as port:
         assert "certificate has expired" in await trouble(port, pki.client())
-        pki.doors("renewed")
+        pki.issue("renewed")
         assert await ask(port, pki.client()) == 7
-        assert doors.certificate is not None
+        assert credentials.certificate is not None
         pki.spoil("renewed")
         assert await ask(port, pki.client()) == 7

@@ -1,4 +1,4 @@
-"""Redis's own doors: its password, TLS with an authority of one's own, client certificates; and what mistakes say."""
+"""Redis's security: its password, TLS with a private authority, client certificates; and what mistakes say."""
 
 from __future__ import annotations
 
