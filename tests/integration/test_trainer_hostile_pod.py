@@ -28,7 +28,7 @@ from xopd.streams import Keys
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.weights import fetch_weights
-from xopd.weights.store import WeightsUnavailableError
+from xopd.weights.base import WeightsUnavailableError
 
 pytestmark = pytest.mark.timeout(400)
 KEYS = Keys("xopd")

@@ -10,8 +10,9 @@ from tests.random_models import make_student
 from xopd.families import open_family
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightStore, fetch_weights
+from xopd.weights.base import WeightsUnavailableError
 from xopd.weights.contents import TrainedTensors
-from xopd.weights.store import WeightsUnavailableError, missing_store, remove_leftovers
+from xopd.weights.store import missing_store, remove_leftovers
 
 TRAINED = TrainedTensors("float32", {"a.weight": (2, 3), "b.weight": (4,)})
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from xopd.weights.store import WeightsUnavailableError
+from xopd.weights.base import WeightsUnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,11 +16,8 @@ import fsspec
 from xopd.config import Config
 from xopd.data.places import PlaceError, Places, is_local, local_path
 from xopd.v1 import weights_pb2 as pb
+from xopd.weights.base import WeightsUnavailableError
 from xopd.wire import PROTOCOL
-
-
-class WeightsUnavailableError(RuntimeError):
-    """A version's bytes are missing or not what its manifest says; the text names both."""
 
 
 class WeightStore:

@@ -24,8 +24,8 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import fetch_weights
+from xopd.weights.base import WeightsUnavailableError
 from xopd.weights.contents import TrainedTensors
-from xopd.weights.store import WeightsUnavailableError
 
 BACKEND = "xopd-store"
 REFUSED = "weights refused: "
