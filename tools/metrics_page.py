@@ -11,13 +11,13 @@ from typing import Any
 
 from grpc import StatusCode
 from prometheus_client import CollectorRegistry
-from xopd_rollout.clock import ActivityClock
-from xopd_rollout.metrics import FAILURES, FINISH_REASONS, PURPOSES, REFUSALS, RolloutMetrics
+from xopd_rollout.metrics import ACTIVITIES, FAILURES, FINISH_REASONS, PURPOSES, REFUSALS, RolloutMetrics
 from xopd_teacher.metrics import DROP_REASONS, KINDS, METHODS, TeacherMetrics
 from xopd_trainer.state.status import STAGES
 from xopd_trainer.telemetry.metrics import ITEM_REASONS, LAG_PARTS, TOKEN_STAGES, TrainerMetrics
 
 from xopd.ledger import Accounts
+from xopd.telemetry.clock import ActivityClock
 from xopd.wire import MODALITY_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,7 +135,7 @@ def registries() -> dict[str, CollectorRegistry]:
     """A fresh registry of each service, by its name."""
     return {
         "trainer": TrainerMetrics().registry,
-        "rollout": RolloutMetrics(ActivityClock()).registry,
+        "rollout": RolloutMetrics(ActivityClock(*ACTIVITIES)).registry,
         "teacher": TeacherMetrics().registry,
     }
 

@@ -10,10 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import redis.asyncio as aioredis
-from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import EngineDiedError
 from xopd_rollout.groups import GroupSampler
-from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.metrics import ACTIVITIES, RolloutMetrics
 from xopd_rollout.worker import REFUSED_AFTER, Worker
 
 from tests.integration.test_dispatch_collect import answer, group
@@ -22,6 +21,7 @@ from xopd.local.embedded_redis import EmbeddedServer
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Keys, WorkStream
 from xopd.telemetry import NO_TRACER
+from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import trajectory_pb2 as pb
 
 KEYS = Keys("t")
@@ -65,7 +65,7 @@ def new_worker(client: aioredis.Redis, company: list[set[str]]) -> tuple[Worker,
     config = Config.model_validate(
         {"data": {"manifest": "m"}, "student": {"path": "s"}, "teacher": {"path": "t"}, "redis": {"lease_s": 2.0}}
     )
-    metrics = RolloutMetrics(ActivityClock())
+    metrics = RolloutMetrics(ActivityClock(*ACTIVITIES))
     return Worker(config, client, KEYS, MortalSampler(metrics, company), metrics, NO_TRACER), metrics
 
 

@@ -75,8 +75,9 @@ run_service(main)
 MAKE = {
     "trainer": "from xopd_trainer.telemetry.metrics import TrainerMetrics; metrics = TrainerMetrics();"
     " metrics.step.set(7)",
-    "rollout": "from xopd_rollout.clock import ActivityClock; from xopd_rollout.metrics import RolloutMetrics;"
-    " metrics = RolloutMetrics(ActivityClock()); metrics.ready.set(7)",
+    "rollout": "from xopd.telemetry.clock import ActivityClock;"
+    " from xopd_rollout.metrics import ACTIVITIES, RolloutMetrics;"
+    " metrics = RolloutMetrics(ActivityClock(*ACTIVITIES)); metrics.ready.set(7)",
 }
 SERIES = {"trainer": "xopd_trainer_step 7.0", "rollout": "xopd_rollout_ready 7.0"}
 

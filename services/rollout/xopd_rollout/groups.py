@@ -12,10 +12,10 @@ import structlog
 from xopd.data.audio import AudioError
 from xopd.errors import UserError
 from xopd.telemetry import Tracer, child_span
+from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import PROTOCOL
 from xopd.wire.limits import MAX_REASON_CHARACTERS
-from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import BadPromptError, EngineDiedError, PolicyEngine, Prompt
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.prompt_check import PromptCheck

@@ -12,10 +12,10 @@ import structlog
 from xopd.service.lifecycle import end_tasks
 from xopd.service.recent import Recent
 from xopd.streams import Keys
+from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.wire import PROTOCOL
-from xopd_rollout.clock import ActivityClock
 from xopd_rollout.environment import ENGINE, engine_version
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.updater import NEWEST, PolicyUpdater
@@ -79,8 +79,8 @@ class Heartbeat:
             url=self.url,
             in_flight_groups=self.worker.in_flight,
             generated_tokens=self.metrics.generated,
-            busy_seconds=self.clock.busy,
-            sync_seconds=self.clock.sync,
+            busy_seconds=self.clock.seconds("busy"),
+            sync_seconds=self.clock.seconds("sync"),
             idle_seconds=self.clock.idle,
             started_at=self.started_at,
             beat_at=time.time(),
@@ -92,8 +92,8 @@ class Heartbeat:
         clock = self.clock
         totals = {
             "generated_tokens": float(self.metrics.generated),
-            "busy_seconds": clock.busy,
-            "sync_seconds": clock.sync,
+            "busy_seconds": clock.seconds("busy"),
+            "sync_seconds": clock.seconds("sync"),
             "idle_seconds": clock.idle,
         }
         seconds, grown = self.recent.growth(time.monotonic(), totals)

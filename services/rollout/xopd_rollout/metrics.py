@@ -5,14 +5,18 @@ Every series is explained in docs/METRICS.md, which is generated from the texts 
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from xopd.data.audio import REASONS, AudioError
+from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
-from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import BadPromptError
 
+ACTIVITIES = ("busy", "sync")
+"""What a pod's time is spent on: sampling; waiting for weight versions and applying them. The rest is idle."""
 PURPOSES = {pb.PURPOSE_TRAIN: "train", pb.PURPOSE_EVAL: "eval"}
 FINISH_REASONS = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
 FAILURES = {
@@ -31,7 +35,7 @@ class RolloutMetrics:
     """All series of one pod, in a registry of its own."""
 
     def __init__(self, clock: ActivityClock) -> None:
-        """Create the series; `clock` gives the seconds by activity."""
+        """Create the series; `clock` counts the seconds of `ACTIVITIES`."""
         self.registry = r = CollectorRegistry()
         self.generated = 0
         """Tokens sampled so far."""
@@ -77,8 +81,8 @@ class RolloutMetrics:
         activity = Gauge(
             "xopd_rollout_activity_seconds", "Seconds busy, in sync, idle since the pod began", ["activity"], registry=r
         )
-        activity.labels("busy").set_function(lambda: clock.busy)
-        activity.labels("sync").set_function(lambda: clock.sync)
+        for kind in ACTIVITIES:
+            activity.labels(kind).set_function(partial(clock.seconds, kind))
         activity.labels("idle").set_function(lambda: clock.idle)
 
         ProcessCollector(registry=r)

@@ -30,14 +30,14 @@ from xopd.service.lifecycle import announce_addresses
 from xopd.streams import DeadLetters, Keys, connect
 from xopd.streams.eviction import refuse_eviction
 from xopd.telemetry import tracing
+from xopd.telemetry.clock import ActivityClock
 from xopd.weights import WeightAnnouncements
 from xopd.weights.store import store_uri
 from xopd_rollout.app import Served, make_rollout_app
-from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import EngineDiedError, PolicyEngine
 from xopd_rollout.groups import GroupSampler
 from xopd_rollout.heartbeat import Heartbeat
-from xopd_rollout.metrics import RolloutMetrics
+from xopd_rollout.metrics import ACTIVITIES, RolloutMetrics
 from xopd_rollout.prompt_check import PromptCheck
 from xopd_rollout.run_check import check_run
 from xopd_rollout.updater import PolicyUpdater
@@ -58,7 +58,7 @@ class Pod:
         self.credentials = credentials
         self.pod_id = config.rollout.pod_id or f"{socket.gethostname()}-{os.getpid()}"
         self.keys = Keys(config.redis.prefix)
-        self.clock = ActivityClock()
+        self.clock = ActivityClock(*ACTIVITIES)
         self.metrics = RolloutMetrics(self.clock)
         self.served = Served()
         self.worker: Worker | None = None

@@ -16,11 +16,11 @@ import structlog
 
 from xopd.errors import UserError
 from xopd.telemetry import Tracer
+from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.weights.base import WeightsUnavailableError
 from xopd.weights.store import missing_store
-from xopd_rollout.clock import ActivityClock
 from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine, WeightsRefusedError
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.spans import update_span

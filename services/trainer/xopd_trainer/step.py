@@ -26,6 +26,7 @@ from xopd.scoring import TeacherClient, UnscorableError
 from xopd.service.compute_thread import ComputeThread
 from xopd.streams.retry import write_down
 from xopd.telemetry import NO_TRACER, Tracer, child_span, failed
+from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
@@ -35,7 +36,6 @@ from xopd_trainer.dispatch.scored_groups import GroupScorer
 from xopd_trainer.learning.learner import Learner, StepResult
 from xopd_trainer.methods import Method, Response
 from xopd_trainer.state.publisher import Publisher
-from xopd_trainer.telemetry.busy_clock import BusyClock
 from xopd_trainer.telemetry.step_spans import note_answer, note_step, start_group
 from xopd_trainer.telemetry.transport import TransportTimes
 
@@ -81,8 +81,7 @@ class StepRunner:
         self.refusals = refusals
         self.learning = False
         """Whether the weights are between two versions. Stays set if a step breaks there."""
-        self.rollout_clock = BusyClock()
-        self.score_clock = BusyClock()
+        self.clock = ActivityClock("rollout", "teacher")
         self._busy_before = {"rollout": 0.0, "teacher": 0.0}
         self.lag_in_flight = self.lag_in_queue = 0
         """Largest policy lags of the newest step (versions): before the answer came, and from then to the step."""
@@ -91,7 +90,7 @@ class StepRunner:
 
     def take_busy_seconds(self) -> dict[str, float]:
         """Seconds in which a rollout, and a score, was under way since this was last asked."""
-        now = {"rollout": self.rollout_clock.seconds, "teacher": self.score_clock.seconds}
+        now = {stage: self.clock.seconds(stage) for stage in self._busy_before}
         spent = {stage: seconds - self._busy_before[stage] for stage, seconds in now.items()}
         self._busy_before = now
         return spent
@@ -136,7 +135,7 @@ class StepRunner:
         self._last_answer_at = began
         self.lag_in_flight = self.lag_in_queue = 0
         self._transport = TransportTimes(self.teacher)
-        with self.rollout_clock.working(), child_span(self.tracer, "dispatch", {"xopd.groups": len(groups)}):
+        with self.clock.counting("rollout"), child_span(self.tracer, "dispatch", {"xopd.groups": len(groups)}):
             futures = await self.dispatcher.submit(groups)
         scored = await asyncio.gather(
             *(
@@ -223,7 +222,7 @@ class StepRunner:
         """Wait for one group's answer and have the teacher read it, given the TEXT prompt in either modality."""
         with use_span(span, end_on_exit=True, record_exception=False):
             try:
-                with self.rollout_clock.working():
+                with self.clock.counting("rollout"):
                     answer = await future
                 self._transport.arrived(answer)
                 self._note_lag(step, answer)
@@ -235,7 +234,7 @@ class StepRunner:
             finally:
                 self._last_answer_at = max(self._last_answer_at, time.monotonic())
             try:
-                with self.score_clock.working(), child_span(self.tracer, "score"):
+                with self.clock.counting("teacher"), child_span(self.tracer, "score"):
                     return await self.scorer.sampled(item, group, answer, step - 1, self._top_k or 0)
             except (UnscorableError, UnusablePromptError) as error:
                 failed(span, str(error))
@@ -250,7 +249,7 @@ class StepRunner:
         group_id = self.writer.training_id(step, item, modality)
         try:
             self.writer.assert_fits(item, modality)
-            with self.score_clock.working():
+            with self.clock.counting("teacher"):
                 return await self.scorer.brought(item, modality, group_id, response, self._top_k)
         except (UnscorableError, UnusablePromptError) as error:
             await self.refusals.note(group_id, fault_of(error), str(error))
