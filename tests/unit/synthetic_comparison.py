@@ -137,7 +137,8 @@ def write_verdicts(folder: Path, label: str, shares: Scores, seed: int = 0) -> N
         # One order of difficulty for all, shuffled a little by the seed: better models answer the same items and more.
         order = np.argsort(np.arange(n) + np.random.default_rng(seed).normal(0, 0.1 * n, n))
         right = set(order[: round(share * n)].tolist())
-        parts[part] = [{"item_id": f"{part}-{i}", "response": "answer 7", "correct": i in right} for i in range(n)]
+        kind = "retention" if part == "retention" else "task"
+        parts[part] = [{"item_id": f"{kind}-{i}", "response": "answer 7", "correct": i in right} for i in range(n)]
     (folder / "evals").mkdir(parents=True, exist_ok=True)
     (folder / "evals" / f"{label}.json").write_text(json.dumps(parts))
 

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from tests.unit.synthetic_comparison import BASE, write_comparison
+from xopd.evals.intervals import PairedDifference
 from xopd.report.comparison.read import read_comparison
 from xopd.report.comparison.statistics import figures_of
 from xopd.report.comparison.verdict import headline, proves_something, verdict
@@ -112,12 +113,23 @@ def test_nothing_finished_concludes_nothing(tmp_path):
     assert "not finished" in headline(comparison, figures)
 
 
-def test_a_base_that_is_not_behind_is_not_called_unfinished(tmp_path):
+@pytest.mark.parametrize(
+    ("gap", "words"),
+    [
+        (PairedDifference(-0.01, 300, (-0.03, 0.01)), "there is no gap to close"),
+        (
+            PairedDifference(0.013, 300, (-0.009, 0.035)),
+            "1.3 points at first (95 % interval −0.9 to 3.5), may be chance",
+        ),
+        (None, "no share of the gap is given"),
+    ],
+)
+def test_a_base_that_is_not_behind_is_not_called_unfinished(tmp_path, gap, words):
     comparison = read_comparison(write_comparison(tmp_path, names=["xopd", "sft"]))
     figures = figures_of(comparison)
     none = [dataclasses.replace(entry, gap_closed=None) for entry in figures.entries]
-    head = headline(comparison, dataclasses.replace(figures, entries=none))
-    assert "there is no gap to close" in head and "not finished" not in head
+    head = headline(comparison, dataclasses.replace(figures, entries=none, gap=gap))
+    assert words in head and "not finished" not in head
 
 
 def test_unfinished_trainings_are_counted(tmp_path):

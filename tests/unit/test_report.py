@@ -74,6 +74,19 @@ def test_the_outcome_fits_eighty_columns(folder):
         assert needed in text.replace("\n", " ")
 
 
+def test_a_gap_that_may_be_chance_has_no_share(tmp_path):
+    folder = write_run(tmp_path / "run", steps=5)
+    path = folder / "summary.json"
+    gap = {"mean_difference": 0.013, "n": 400, "ci95": [-0.009, 0.035]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "gap_closed": None, "gap": gap}))
+    why = "he gap to the text-only teacher, 1.3 points at first (95 % interval −0.9 to 3.5), may be chance"
+    console = Console(width=80, record=True, force_terminal=False)
+    print_summary(console, read_summary(path))
+    assert f"35.2 % → 78.2 %; t{why}" in " ".join(console.export_text().split())
+    shown = build_report(folder).read_text()
+    assert f"T{why}" in shown and "% of the gap" not in shown
+
+
 def test_the_page_needs_no_network(page):
     assert_needs_no_network(page)
 

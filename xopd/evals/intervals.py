@@ -1,14 +1,18 @@
-"""Confidence intervals: of one accuracy, of a mean over items, and of a difference over the same items."""
+"""Confidence intervals: of one accuracy, of a mean over items, and of a difference over the same items.
+
+scipy.stats takes long to import: it is loaded by the first interval, not with the module.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-Z95 = 1.959963984540054
+LEVEL = 0.95
+DRAWN_AT_ONCE = 2**20
+"""Items drawn at a time by the bootstrap, which bounds its memory."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ def accuracy_of(correct: Sequence[bool]) -> Accuracy:
     Raises:
         ValueError: without items.
     """
+    from scipy.stats import binomtest
+
     n = len(correct)
     if n == 0:
         raise ValueError("an accuracy needs items")
-    p = sum(correct) / n
-    centre = (p + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
-    half = Z95 / (1 + Z95**2 / n) * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n**2))
-    return Accuracy(p, n, (max(0.0, centre - half), min(1.0, centre + half)))
+    right = sum(correct)
+    low, high = binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+    return Accuracy(right / n, n, (float(low), float(high)))
 
 
 @dataclass(frozen=True)
@@ -75,16 +80,24 @@ def paired_bootstrap(
 
 
 def bootstrap_mean(values: Sequence[float], seed: int = 0, resamples: int = 10_000) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of the mean over items.
+    """95 % percentile bootstrap interval of the mean over items; of a single item, its value twice.
 
     Raises:
         ValueError: without items.
     """
+    from scipy.stats import bootstrap
+
     if not values:
         raise ValueError("a bootstrap needs items")
-    n = len(values)
-    # Items take few different values, such as -1, 0 and +1: resampling their counts is resampling the items.
-    distinct, counts = np.unique(np.round(np.asarray(values, dtype=np.float64), 12), return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(n, counts / n, size=resamples)
-    low, high = np.percentile(drawn @ distinct / n, [2.5, 97.5])
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
+    low, high = bootstrap(
+        (np.asarray(values, dtype=np.float64),),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, DRAWN_AT_ONCE // len(values)),
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(low), float(high)

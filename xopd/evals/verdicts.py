@@ -34,6 +34,10 @@ class Evaluation:
         """Accuracy of each part that has items."""
         return {part: accuracy_of([v.correct for v in vs]) for part, vs in self.verdicts.items() if vs}
 
+    def right(self, part: str) -> dict[str, bool]:
+        """Whether each item of a part was answered rightly, by its id; empty for a part that was not asked."""
+        return {verdict.item_id: verdict.correct for verdict in self.verdicts.get(part, [])}
+
     def as_json(self) -> dict[str, Any]:
         """The scores, for records: with each the number of answers that were cut off, and of items without one."""
         return {part: score_json(verdicts) for part, verdicts in self.verdicts.items() if verdicts}

@@ -55,6 +55,8 @@ def headline(summary: Summary) -> Text:
         )
         if summary.gap_closed is not None:
             text.append(f"; {percent(summary.gap_closed, 0)} of the gap to the text-only teacher is closed")
+        elif why := summary.why_no_share():
+            text.append(f"; {why}")
         text.append(".")
     return text
 

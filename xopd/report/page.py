@@ -84,7 +84,8 @@ def _headline(summary: Summary) -> str:
 
 
 def _lead(summary: Summary, ceiling: float | None) -> str:
-    sentences = []
+    why = summary.why_no_share()
+    sentences = [f"{why[0].upper()}{why[1:]}."] if why else []
     speech = summary.paired.get("speech")
     if speech is not None:
         low_high = f", 95 % interval {_points_interval(speech)}" if speech.ci95 else ""

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xopd.errors import UserError
+from xopd.evals.gap import why_no_share
 from xopd.jsonl import NOT_JSON, read_json_lines
 
 Seconds = dict[str, float]
@@ -177,7 +178,10 @@ class Summary(Record):
     base: ModelScores = Field(default_factory=ModelScores)
     final: ModelScores = Field(default_factory=ModelScores)
     drop: dict[str, dict[str, float | None]] = Field(default_factory=dict)
+    gap: Difference | None = None
+    """The teacher's text score minus the base's speech score, over the same items."""
     gap_closed: float | None = None
+    """None where the items cannot tell the gap from none."""
     paired: dict[str, Difference | None] = Field(default_factory=dict)
     bounds: dict[str, Any] = Field(default_factory=dict)
     trajectories: Accounts = Field(default_factory=Accounts)
@@ -187,6 +191,12 @@ class Summary(Record):
     seconds: Seconds = Field(default_factory=dict)
     finished_at: float | str | None = None
     machine: dict[str, Any] = Field(default_factory=dict)
+
+    def why_no_share(self) -> str:
+        """Why `gap_closed` is None, as a sentence without its full stop; empty where it is not, or nobody knows."""
+        if self.gap_closed is not None or self.gap is None:
+            return ""
+        return why_no_share(self.gap.mean_difference, self.gap.ci95)
 
 
 class Progress(Record):

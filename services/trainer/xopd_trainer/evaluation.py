@@ -95,7 +95,7 @@ class Evaluator:
             _assert_answered(f"the {label} evaluation of {part}", found)
         return Evaluation(verdicts)
 
-    async def teacher(self, client: TeacherClient, items: Sequence[Item], progress: Progress) -> list[Verdict]:
+    async def teacher(self, client: TeacherClient, items: Sequence[Item], progress: Progress) -> Evaluation:
         """The teacher's greedy answers to the text of the tasks among `items`.
 
         Raises:
@@ -122,7 +122,7 @@ class Evaluator:
 
         verdicts = list(await asyncio.gather(*(_ask(item) for item in tasks)))
         _assert_answered("the teacher's evaluation", verdicts)
-        return verdicts
+        return Evaluation({"text": verdicts})
 
     def asked(self, item: Item, version: int | None) -> str:
         """A digest of an item, of how it is asked, and of the policy version that answers; None is the teacher."""

@@ -15,7 +15,7 @@ import structlog
 from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
-from xopd.evals.verdicts import Evaluation, Verdict, score_json
+from xopd.evals.verdicts import Evaluation
 from xopd.families import ModelFamily
 from xopd.ledger import Ledger
 from xopd.ledger.begun import refuse_changes, write_begun
@@ -227,7 +227,7 @@ class Trainer:
     async def _train_and_evaluate(self, step: int) -> None:
         await self._test_teachers(step)
         teacher = await self._teacher_score()
-        self.status.teacher_text = score_json(teacher)
+        self.status.teacher_text = teacher.as_json()["text"]
         base = await self._evaluate_split("base", 0, step)
         train = self._split(self.config.data.train_split, tasks=True)
         order = DataOrder(train, self.config.trainer.batch_prompts, self.config.run.seed)
@@ -258,7 +258,7 @@ class Trainer:
         self.status.enter("exporting")
         await self.compute.run(self.learner.assert_frozen)
         await self.compute.run(export_policy, self.family, self.learner.policy, self.files.export)
-        await self._sum_up(base, final)
+        await self._sum_up(teacher, base, final)
         await self.publisher.announce_run(finished=True)
         self.status.enter("finished")
 
@@ -283,15 +283,15 @@ class Trainer:
         self.files.append(found.record(step, time.time()))
         self.status.notes += [found.summary(), *(f"teacher {each.pod}: {each.sentence}" for each in found.warnings)]
 
-    async def _teacher_score(self) -> list[Verdict]:
+    async def _teacher_score(self) -> Evaluation:
         items = self._split(self.config.data.eval_split, tasks=True)
         known = self.files.read_evaluation("teacher", self._asked(items, None))
         if known is not None:
-            return known.verdicts["text"]
+            return known
         self.status.enter("teacher_eval", "the teacher answers the held-out text", len(items))
-        verdicts = await self.evaluator.teacher(self.teacher, items, self.status.advance)
-        self.files.write_evaluation("teacher", Evaluation({"text": verdicts}))
-        return verdicts
+        found = await self.evaluator.teacher(self.teacher, items, self.status.advance)
+        self.files.write_evaluation("teacher", found)
+        return found
 
     async def _evaluate_split(self, label: str, step: int, version: int) -> Evaluation:
         """Evaluate the eval split, or read what an earlier life found for the base."""
@@ -381,13 +381,21 @@ class Trainer:
         await self.dispatcher.prompts.ensure_group()
         await self.trajectories.ensure_group()
 
-    async def _sum_up(self, base: Evaluation, final: Evaluation) -> None:
+    async def _sum_up(self, teacher: Evaluation, base: Evaluation, final: Evaluation) -> None:
         steps = [r for r in self.files.records() if r["kind"] == "step"]
         stages = ("rollout", "teacher", "trainer")
         tokens_per_s = {s: sum(r["tokens_per_s"][s] for r in steps) / max(1, len(steps)) for s in stages}
         named = engines(await read_pods(self.client, self.keys), await self.teacher.describe())
         summary = make_summary(
-            self.config, self.status, self.ledger.accounts, base, final, named, tokens_per_s, self.history.wall_s
+            self.config,
+            self.status,
+            self.ledger.accounts,
+            teacher,
+            base,
+            final,
+            named,
+            tokens_per_s,
+            self.history.wall_s,
         )
         self.files.write_summary(summary)
 

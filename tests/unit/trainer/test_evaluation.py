@@ -16,7 +16,7 @@ from xopd_trainer.state.run_files import RunFiles
 
 from xopd.data import AudioFile, Item
 from xopd.errors import UserError
-from xopd.evals.verdicts import Evaluation, score_json
+from xopd.evals.verdicts import Evaluation
 from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import GeneratedResponse, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
@@ -124,10 +124,10 @@ async def test_the_teachers_answers_are_held_to_the_same(evaluator, family) -> N
     asked = evaluator({})
     items = [make_item(n) for n in range(3)]
     found = await asked.teacher(Teacher(family, ["whole", "cut", "refused"]), items, nothing)
-    assert [(v.correct, v.cut, v.fault) for v in found] == [
+    assert [(v.correct, v.cut, v.fault) for v in found.verdicts["text"]] == [
         (True, False, ""), (False, True, ""), (False, False, "too long for me"),
     ]  # fmt: skip
-    assert score_json(found)["unanswered"] == 1
+    assert found.as_json()["text"]["unanswered"] == 1
     with pytest.raises(
         UserError, match=r"the teacher's evaluation has no score: none of its 1 items .* too long for me"
     ):

@@ -11,6 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from xopd.evals.gap import share_closed, speech_gap
 from xopd.evals.intervals import Accuracy, PairedDifference, accuracy_of, bootstrap_mean, paired_bootstrap
 from xopd.report.comparison.read import PARTS, Comparison, Entry, Part, Verdicts
 
@@ -48,7 +49,7 @@ class EntryFigures:
     paired: dict[Part, PairedDifference]
     """Final minus base over the same items, each item's value being its mean over seeds."""
     gap_closed: OverSeeds | None
-    """(final - base) / (teacher's text - base) of speech, by seed; None where there is no gap."""
+    """(final - base) / (teacher's text - base) of speech, by seed; None where the gap may be chance."""
     teacher: Accuracy | None
     """The text score of the entry's own teacher, where it is another one than the reference's."""
 
@@ -62,6 +63,8 @@ class Figures:
     base: dict[Part, Accuracy]
     base_drops: dict[Part, float]
     """In percent."""
+    gap: PairedDifference | None
+    """The teacher's text score minus the base's speech score, over the same items."""
     ceiling: float | None
     """The information ceiling, a share: what the frozen audio tower lets through."""
     entries: list[EntryFigures] = field(default_factory=list)
@@ -97,14 +100,16 @@ def figures_of(comparison: Comparison) -> Figures:
     base = next((cell.base for cell in [*reference, *begun] if cell.base), {})
     teacher_score = accuracy_of(list(teacher.values())) if teacher else None
     base_scores = {part: accuracy_of(list(base[part].values())) for part in PARTS if part in base}
+    gap = speech_gap(base.get("speech", {}), teacher or {})
     return Figures(
         teacher_score,
         base_scores,
         {part: drop(teacher_score.accuracy, base_scores[part].accuracy) for part in _dropping(base_scores)}
         if teacher_score is not None and teacher_score.accuracy
         else {},
+        gap,
         _ceiling(comparison),
-        [_entry_figures(comparison, entry, teacher, base) for entry in comparison.manifest.entries],
+        [_entry_figures(comparison, entry, teacher, base, gap) for entry in comparison.manifest.entries],
     )
 
 
@@ -122,7 +127,11 @@ def ranges_apart(one: OverSeeds, other: OverSeeds) -> bool:
 
 
 def _entry_figures(
-    comparison: Comparison, entry: Entry, teacher: Verdicts | None, base: Mapping[Part, Verdicts]
+    comparison: Comparison,
+    entry: Entry,
+    teacher: Verdicts | None,
+    base: Mapping[Part, Verdicts],
+    gap: PairedDifference | None,
 ) -> EntryFigures:
     cells = comparison.of(entry.name)
     reference = _share(teacher) if teacher else 0.0
@@ -144,10 +153,11 @@ def _entry_figures(
             paired[part] = paired_bootstrap([base[part][i] for i in shared], [means[i] for i in shared])
         if reference and (fallen := over_seeds([drop(reference, value) for value in found.values])) is not None:
             drops[part] = fallen
-    before = _share(base["speech"]) if "speech" in base else reference
     closed = None
-    if "speech" in scores and reference > before:
-        closed = over_seeds([(value - before) / (reference - before) for value in scores["speech"].values])
+    if "speech" in scores and "speech" in base:
+        before = _share(base["speech"])
+        shares = [share_closed(value - before, gap) for value in scores["speech"].values]
+        closed = over_seeds([share for share in shares if share is not None])
     own = next((cell.teacher["text"] for cell in cells if "text" in cell.teacher), None)
     # Methods share one teacher; only an ablation may change it.
     other = own is not None and entry.group == "ablation" and own != teacher

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from xopd.evals.gap import why_no_share
 from xopd.report.comparison import paper
 from xopd.report.comparison.read import PARTS, Comparison
 from xopd.report.comparison.statistics import EntryFigures, Figures, OverSeeds, ranges_apart
@@ -22,7 +23,7 @@ def headline(comparison: Comparison, figures: Figures) -> str:
     if not found.scores:
         return f"{name} against {len(comparison.manifest.entries) - 1} others: not finished"
     if closed is None:
-        return f"{name}: by voice the base student is not behind the text-only teacher, so there is no gap to close"
+        return f"{name}: {_why_no_share(figures)}"
     if not proves_something(comparison, figures):
         return f"A smoke test of {len(comparison.manifest.entries)} trainings: it proves nothing about methods"
     if closed.mean <= 0:
@@ -48,6 +49,12 @@ def verdict(comparison: Comparison, figures: Figures) -> list[str]:
 def proves_something(comparison: Comparison, figures: Figures) -> bool:
     """Whether there are enough seeds of the reference, at full length, to speak about methods."""
     return not comparison.manifest.quick and len(figures.of(comparison.manifest.reference).seeds) >= ENOUGH_SEEDS
+
+
+def _why_no_share(figures: Figures) -> str:
+    if figures.gap is None:
+        return "no item was asked of the base student and of the text-only teacher, so no share of the gap is given"
+    return why_no_share(figures.gap.mean_difference, figures.gap.ci95)
 
 
 def _warning(comparison: Comparison, figures: Figures) -> str:

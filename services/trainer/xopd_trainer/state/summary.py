@@ -8,6 +8,7 @@ from typing import Any
 from xopd.config import Config
 from xopd.evals.bounds import CEILING
 from xopd.evals.bounds import read_bounds as read_all_bounds
+from xopd.evals.gap import share_closed, speech_gap
 from xopd.evals.intervals import paired_bootstrap
 from xopd.evals.verdicts import Evaluation
 from xopd.ledger import Accounts
@@ -19,6 +20,7 @@ def make_summary(
     config: Config,
     status: Status,
     accounts: Accounts,
+    teacher: Evaluation,
     base: Evaluation,
     final: Evaluation,
     engines: dict[str, str],
@@ -27,18 +29,19 @@ def make_summary(
 ) -> dict[str, Any]:
     """The summary of a finished run.
 
-    *drop* is the paper's: 100 (teacher.text - x) / teacher.text, in percent. *gap_closed* is the share of the base's
-    speech gap to the teacher that is gone.
+    *drop* is the paper's: 100 (teacher.text - x) / teacher.text, in percent. *gap* is how far the base's
+    speech score lies below the teacher's, over the same items; *gap_closed* is the share of it that is gone, None where
+    the items cannot tell the gap from none.
     """
-    teacher = status.teacher_text or {}
-    top = float(teacher["accuracy"])
+    asked = teacher.as_json()["text"]
+    top = float(asked["accuracy"])
     scores = {"base": base.as_json(), "final": final.as_json()}
 
     def _drop(which: str) -> dict[str, float | None]:
         parts = {m: scores[which][m]["accuracy"] for m in ("speech", "text")}
         return {m: 100.0 * (top - value) / top if top else None for m, value in parts.items()}
 
-    gap = top - base.scores()["speech"].accuracy
+    gap = speech_gap(base.right("speech"), teacher.right("text"))
     gained = final.scores()["speech"].accuracy - base.scores()["speech"].accuracy
     return {
         "run_name": config.run.name,
@@ -47,10 +50,11 @@ def make_summary(
         "seed": config.run.seed,
         "steps": config.run.steps,
         "wall_s": wall_s,
-        "teacher": {"text": teacher},
+        "teacher": {"text": asked},
         **scores,
         "drop": {which: _drop(which) for which in scores},
-        "gap_closed": gained / gap if gap > 0 else None,
+        "gap": None if gap is None else gap.as_json(),
+        "gap_closed": share_closed(gained, gap),
         "paired": {part: _paired(base, final, part) for part in scores["base"]},
         "bounds": read_bounds(config.evals.bounds),
         "trajectories": {k: v for k, v in accounts.as_json().items() if k != "policy_lag_max"},
@@ -74,7 +78,6 @@ def read_bounds(path: str | None) -> dict[str, Any]:
 
 
 def _paired(base: Evaluation, final: Evaluation, part: str) -> dict[str, object]:
-    before = {v.item_id: v.correct for v in base.verdicts[part]}
-    after = {v.item_id: v.correct for v in final.verdicts[part]}
+    before, after = base.right(part), final.right(part)
     ids = sorted(before)
     return paired_bootstrap([before[i] for i in ids], [after[i] for i in ids]).as_json()
