@@ -23,6 +23,7 @@ from tests.integration.rollout_pod import PodProcess, TrainerEnd, make_clip, wri
 from tests.random_models import make_student
 from xopd.config.schema import RedisSettings
 from xopd.families import open_family
+from xopd.families.tensors import hub_state
 from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import connect
 
@@ -38,7 +39,7 @@ async def measure(arguments: argparse.Namespace, folder: Path, server: EmbeddedS
     pod = PodProcess(config).until_ready()
     try:
         console.print(f"start-up      {time.monotonic() - began:8.1f} s")
-        state = family.hub_state(family.load_policy(torch.float32))
+        state = hub_state(family, family.load_policy(torch.float32))
         trained = {name: tensor for name, tensor in state.items() if not family.is_frozen(name)}
         client = await connect(RedisSettings(url=server.url))
         trainer = TrainerEnd(client, folder / "weights")

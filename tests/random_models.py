@@ -19,6 +19,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from xopd.families.qwen2_audio.weights import hub_name
+
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"]
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
@@ -125,9 +127,7 @@ def make_student(folder: Path, seed: int = 1, language_model_of: Path | None = N
         model.model.language_model.load_state_dict(body)
         model.lm_head.load_state_dict({"weight": teacher.lm_head.weight[:rows]})
     folder.mkdir(parents=True, exist_ok=True)
-    from xopd.families.qwen2_audio import _to_hub
-
-    tensors = {_to_hub(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {hub_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config.architectures = ["Qwen2AudioForConditionalGeneration"]
     config.save_pretrained(folder)

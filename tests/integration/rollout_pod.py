@@ -22,6 +22,7 @@ from safetensors.torch import save
 
 from tests.random_models import make_student
 from xopd.families import open_family
+from xopd.families.tensors import hub_state
 from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import Keys, WorkStream
 from xopd.streams.keys import ROLLOUT_GROUP
@@ -76,7 +77,7 @@ class StudentWorld:
 
     def trained(self) -> dict[str, torch.Tensor]:
         """The policy's trained tensors, as a trainer publishes them."""
-        state = self.family.hub_state(self.policy)
+        state = hub_state(self.family, self.policy)
         return {name: tensor.clone() for name, tensor in state.items() if not self.family.is_frozen(name)}
 
 

@@ -18,6 +18,7 @@ import torch
 from tests.clips import rules
 from tests.integration.rollout_pod import START_S, PodProcess, StudentWorld, TrainerEnd, make_clip
 from xopd.data.audio import fetch_audio
+from xopd.families.tensors import load_hub_state
 from xopd.local.embedded_redis import EmbeddedServer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
@@ -45,7 +46,7 @@ class World(StudentWorld):
     ) -> torch.Tensor:
         """log pi(y_t | x, y_<t) by plain transformers, shape [tokens]."""
         before = self.trained()
-        self.family.load_hub_state(self.policy, tensors)
+        load_hub_state(self.family, self.policy, tensors.items())
         inputs: dict[str, Any] = {"input_ids": torch.tensor([list(prompt)])}
         if clip is not None:
             wave = fetch_audio(clip.uri, clip.sha256, self.family.sample_rate, rules(self.folder))
@@ -55,7 +56,7 @@ class World(StudentWorld):
         inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([list(tokens)])], dim=1)
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         logits = self.policy(**inputs).logits[0, length - 1 : -1]
-        self.family.load_hub_state(self.policy, before)
+        load_hub_state(self.family, self.policy, before.items())
         return torch.log_softmax(logits, -1)[torch.arange(len(tokens)), torch.tensor(list(tokens))]
 
 

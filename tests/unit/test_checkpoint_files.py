@@ -21,6 +21,7 @@ from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families import open_family
 from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_config
+from xopd.families.tensors import hub_state
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 4294967296\n"
 TENSORS = {f"layers.{i}.weight": torch.arange(i, i + 600.0).reshape(20, 30) for i in range(4)}
@@ -306,7 +307,7 @@ def test_a_student_whose_head_is_tied_is_not_given_a_random_one(student, tmp_pat
 
 def test_a_whole_student_is_loaded_as_it_is(student, tmp_path) -> None:
     family = open_family(str(student))
-    tensors = family.hub_state(family.load_policy(torch.float32))
+    tensors = hub_state(family, family.load_policy(torch.float32))
     for name, tensor in load_file(student / "model.safetensors").items():
         assert torch.equal(tensors[name], tensor)
 

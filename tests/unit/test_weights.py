@@ -8,6 +8,7 @@ from safetensors.torch import save
 
 from tests.random_models import make_student
 from xopd.families import open_family
+from xopd.families.tensors import hub_state
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightStore, fetch_weights
 from xopd.weights.base import WeightsUnavailableError
@@ -47,7 +48,7 @@ def test_what_is_not_is_refused_by_name(given, words):
 def test_the_trained_tensors_are_read_from_the_checkpoint(tmp_path):
     family = open_family(str(make_student(tmp_path / "student")))
     trained = TrainedTensors.of(family, "float32")
-    state = family.hub_state(family.load_policy(torch.float32))
+    state = hub_state(family, family.load_policy(torch.float32))
     assert trained.shapes == {name: tuple(t.shape) for name, t in state.items() if not family.is_frozen(name)}
 
 

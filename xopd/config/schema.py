@@ -82,8 +82,8 @@ class StudentSettings(Section):
     """The speech LLM that is trained: the policy."""
 
     path: str = Field(description="Checkpoint folder in the hub's layout.")
-    family: Literal["auto", "qwen2_audio"] = Field(
-        "auto", description="Model family: prompt form, frozen parts, tensor names. `auto` reads config.json."
+    family: str = Field(
+        "auto", description="Model family, by its `model_type`. `auto` reads it from the checkpoint's config.json."
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights and compute.")
     audio_input: Literal["features", "waveform"] = Field(

@@ -11,6 +11,7 @@ from xopd_trainer.learning.optimiser import learning_rate, load_optimiser_tensor
 from tests.unit.trainer.groups import batch, make_learner
 from xopd.config.schema import OptimiserSettings
 from xopd.errors import UserError
+from xopd.families.tensors import load_hub_state
 
 
 def save(folder, step, value=1.0, keep=2):
@@ -80,7 +81,7 @@ def test_a_restored_learner_takes_the_same_step(config, family, features, clips,
 
     restored = make_learner(config, family, features)
     checkpoint = load_newest_checkpoint(tmp_path)
-    family.load_hub_state(restored.policy, checkpoint.model)
+    load_hub_state(family, restored.policy, checkpoint.model.items())
     load_optimiser_tensors(restored.optimiser, restored.trained, checkpoint.optimiser)
     restored.step(2, groups)
     for name, tensor in straight.trained_state().items():

@@ -9,6 +9,7 @@ from tests.clips import rules
 from tests.unit.trainer.groups import batch, make_group, make_learner
 from tests.unit.trainer.naive import PlainStudent
 from xopd.data.features import FeatureCache
+from xopd.families.tensors import hub_state
 from xopd.v1 import trajectory_pb2 as pb
 
 
@@ -25,10 +26,10 @@ def test_logprobs_equal_plain_transformers(config, family, features, clips, chec
 
 def test_frozen_parts_stay_and_a_change_is_noticed(config, family, features, clips):
     learner = make_learner(config, family, features)
-    before = {n: t.clone() for n, t in family.hub_state(learner.policy).items()}
+    before = {n: t.clone() for n, t in hub_state(family, learner.policy).items()}
     learner.step(1, batch(family, clips))
     learner.assert_frozen()
-    after = family.hub_state(learner.policy)
+    after = hub_state(family, learner.policy)
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) == family.is_frozen(name), name
     with torch.no_grad():

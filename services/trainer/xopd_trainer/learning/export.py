@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from xopd.families import ModelFamily
+from xopd.families.tensors import hub_state
 
 WEIGHTS = "model.safetensors"
 
@@ -31,7 +32,7 @@ def export_policy(family: ModelFamily, policy: nn.Module, folder: Path) -> Path:
         f"# Trained with X-OPD\n\nBase: `{json.dumps(family.path)[1:-1]}`. See `summary.json` of the run.\n",
         encoding="utf-8",
     )
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in family.hub_state(policy).items()}
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in hub_state(family, policy).items()}
     save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

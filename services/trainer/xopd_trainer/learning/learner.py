@@ -6,7 +6,6 @@ The loss itself is in `xopd_trainer/methods`. The language model trains; tower a
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,14 @@ from torch import Tensor, nn
 from xopd.config import Config
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
+from xopd.families.tensors import frozen_digest
 from xopd.objective import Head, Totals, combine_modalities, kl_between
 from xopd.telemetry import NO_TRACER, Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
 from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
 from xopd_trainer.learning.optimiser import learning_rate, make_optimiser
-from xopd_trainer.learning.policy_forward import embed_prompt, read_policy, response_hidden
+from xopd_trainer.learning.policy_forward import read_policy, response_hidden
 from xopd_trainer.learning.signals import SignalCollector
 from xopd_trainer.methods import Method, PolicyReadout
 
@@ -79,11 +79,15 @@ class Learner:
         self.family = family
         self.features = features
         self.policy: nn.Module = family.load_policy(getattr(torch, config.student.dtype))
-        hub = {id(t): name for name, t in self._hub_parameters()}
-        self.trained: dict[str, nn.Parameter] = {hub[id(p)]: p for p in self.policy.parameters() if p.requires_grad}
+        self.trained: dict[str, nn.Parameter] = {
+            hub: parameter
+            for name, parameter in self.policy.named_parameters()
+            if parameter.requires_grad
+            for hub, _ in family.hub_tensors(name, parameter)
+        }
         """Trained parameters by hub name."""
         self.optimiser = make_optimiser(config.optimiser, self.trained)
-        self.frozen_digest = self._digest_of_frozen()
+        self.frozen_digest = frozen_digest(family, self.policy)
         """SHA-256 over the frozen tensors, as they were loaded."""
 
     def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
@@ -159,7 +163,7 @@ class Learner:
         Raises:
             FrozenPartChangedError: if they are not.
         """
-        if self._digest_of_frozen() != self.frozen_digest:
+        if frozen_digest(self.family, self.policy) != self.frozen_digest:
             raise FrozenPartChangedError("the audio tower or the adapter changed while training")
 
     def _read(self, hidden: Tensor, responses: ResponseTensors) -> PolicyReadout:
@@ -201,7 +205,7 @@ class Learner:
             return
         rows = torch.tensor([g.group_id in gap_groups for g in groups for _ in g.trajectories], device=hidden.device)
         given_speech = hidden[rows[:, None].expand_as(responses.mask)[responses.mask]]
-        prompts = [embed_prompt(self.family, self.policy, g.text_prompt_token_ids, None) for g in compared]
+        prompts = [self.family.embed_prompt(self.policy, g.text_prompt_token_ids, None) for g in compared]
         given_text = self._hidden(prompts, collate_responses(compared))
         signals.add_gap(kl_between(self._head, given_speech, given_text))
 
@@ -227,8 +231,8 @@ class Learner:
         clips = [group.audio for group in groups if group.audio is not None]
         encoded = iter(self.features.get_many(clips) if clips else [])
         return [
-            embed_prompt(
-                self.family, self.policy, group.prompt_token_ids, None if group.audio is None else next(encoded)
+            self.family.embed_prompt(
+                self.policy, group.prompt_token_ids, None if group.audio is None else next(encoded)
             )
             for group in groups
         ]
@@ -237,19 +241,6 @@ class Learner:
         parameters = list(self.trained.values())
         limit = self.config.optimiser.max_grad_norm or math.inf
         return float(nn.utils.clip_grad_norm_(parameters, limit))
-
-    def _hub_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        by_storage = {tensor.data_ptr(): name for name, tensor in self.family.hub_state(self.policy).items()}
-        for parameter in self.policy.parameters():
-            yield by_storage[parameter.data_ptr()], parameter
-
-    def _digest_of_frozen(self) -> str:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.family.hub_state(self.policy).items()):
-            if self.family.is_frozen(name):
-                digest.update(name.encode())
-                digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes())
-        return digest.hexdigest()
 
 
 def _tokens_by_stage(groups: Sequence[ScoredGroup]) -> dict[str, int]:

@@ -18,27 +18,6 @@ from xopd_trainer.batch import ResponseTensors
 from xopd_trainer.methods import PolicyReadout
 
 
-def embed_prompt(
-    family: ModelFamily, policy: nn.Module, prompt_token_ids: Sequence[int], features: Tensor | None
-) -> Tensor:
-    """Input embeddings of one prompt, shape [prompt tokens, hidden size].
-
-    Args:
-        family: the policy's family.
-        policy: the model.
-        prompt_token_ids: with one audio placeholder for a speech prompt.
-        features: shape [audio tokens, hidden size], put in the placeholder's place; None for text.
-    """
-    embed = family.language_model(policy).get_input_embeddings()  # type: ignore[operator]
-    device = embed.weight.device
-    ids = torch.tensor(prompt_token_ids, device=device)
-    embedded: Tensor = embed(ids)
-    if features is None:
-        return embedded
-    at = int((ids == family.audio_token_id).nonzero()[0])
-    return torch.cat([embedded[:at], features.to(embedded), embedded[at + 1 :]])
-
-
 def response_hidden(
     family: ModelFamily,
     policy: nn.Module,
@@ -68,7 +47,7 @@ def response_hidden(
     read = language_model(
         inputs_embeds=embeddings,
         attention_mask=prompt_mask,
-        position_ids=_positions(prompt_mask),
+        position_ids=family.positions(prompt_mask),
         past_key_values=cache,
         use_cache=True,
     )
@@ -81,7 +60,7 @@ def response_hidden(
         continued = language_model(
             inputs_embeds=language_model.get_input_embeddings()(responses[:, :-1]),  # type: ignore[operator]
             attention_mask=full_mask,
-            position_ids=_positions(full_mask)[:, prompt_mask.shape[1] :],
+            position_ids=family.positions(full_mask)[..., prompt_mask.shape[1] :],
             past_key_values=cache,
             use_cache=True,
         )
@@ -125,7 +104,3 @@ def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=embeddings.device)
     mask = torch.arange(longest, device=embeddings.device)[None, :] >= (longest - lengths)[:, None]
     return embeddings, mask.long()
-
-
-def _positions(mask: Tensor) -> Tensor:
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)

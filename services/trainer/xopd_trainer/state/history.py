@@ -15,6 +15,7 @@ import structlog
 from xopd.config import Config
 from xopd.errors import UserError
 from xopd.families import ModelFamily
+from xopd.families.tensors import load_hub_state
 from xopd.ledger import Ledger, LedgerError
 from xopd.service.compute_thread import ComputeThread
 from xopd.streams.retry import retrying
@@ -97,7 +98,7 @@ class History:
                 f" {self.files.folder} was trained with; give that checkpoint, or begin the run anew."
             )
         self.ledger.begin_life(run_id, checkpoint.step)
-        self.family.load_hub_state(self.learner.policy, checkpoint.model)
+        load_hub_state(self.family, self.learner.policy, checkpoint.model.items())
         load_optimiser_tensors(self.learner.optimiser, self.learner.trained, checkpoint.optimiser)
         self._wall_before = float(checkpoint.state["wall_s"])
         self.files.forget_after(checkpoint.step)
