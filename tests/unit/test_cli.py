@@ -162,7 +162,7 @@ def test_report_prints_the_table(tmp_path):
     folder = write_run(tmp_path / "tiny", steps=3)
     done = xopd("report", str(folder), "--markdown")
     assert done.returncode == 0, done.stderr
-    assert "| final student | 78.2 % [74.2, 82.2] |" in done.stdout
+    assert "| final student | 78.2 [74.2, 82.2] |" in done.stdout
     assert_one_sentence(xopd("report", str(tmp_path)), "neither metrics.jsonl nor summary.json")
 
 

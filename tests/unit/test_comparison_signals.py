@@ -7,8 +7,8 @@ import json
 import pytest
 
 from tests.unit.synthetic_comparison import write_cell
-from xopd.report.build import build_report
 from xopd.report.records import ModalityStep, read_run
+from xopd.report.run import build_report
 
 SUPERVISED = {"advantage": None, "kl": None, "ratio": None, "nll": 1.2, "entropy": 0.4, "length": 9.0}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -13,10 +12,10 @@ from tests.unit.html_checks import assert_ids_do_not_collide, assert_needs_no_ne
 from tests.unit.synthetic_run import write_run
 from xopd.errors import UserError
 from xopd.local.finish import print_summary
-from xopd.report.build import build_report
+from xopd.report.charts import gap_figure
 from xopd.report.records import Summary, read_run, read_summary
-from xopd.report.scale import LEFT, RIGHT, WIDTH, scale_svg
-from xopd.report.table import incomplete, markdown_table, rows
+from xopd.report.run import build_report, scores_table
+from xopd.report.tables import markdown
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +50,19 @@ def test_steps_taken_twice_count_once_and_the_later_wins(tmp_path):
 
 def test_drop_is_relative_to_the_text_only_teacher(folder):
     summary = read_summary(folder / "summary.json")
-    for row in rows(summary)[1:]:
-        written = summary.drop["base" if row.name.startswith("base") else "final"]
-        assert row.drop_speech == pytest.approx(written["speech"])
-        assert row.drop_text == pytest.approx(written["text"])
-    assert rows(summary)[0].drop_speech is None
+    teacher, *students = scores_table(summary).rows
+    for row in students:
+        assert [drop.mean for drop in row.values[-2:]] == pytest.approx(list(summary.drop[row.name].values()))
+    assert [row.name for row in students] == ["base", "final"]
+    assert teacher.values[-2:] == (None, None)
 
 
 def test_the_markdown_table(folder):
-    table = markdown_table(read_summary(folder / "summary.json")).splitlines()
+    table = markdown(scores_table(read_summary(folder / "summary.json"))).splitlines()
     assert len({line.count("|") for line in table}) == 1
-    assert table[-1].startswith("| final student | 78.2 % [74.2, 82.2] |")
-    assert table[-1].endswith("| 19.4 % | 1.8 % |")
+    assert table[0] == "|  | Speech (%) | Text (%) | Retention (%) | Drop speech (%) | Drop text (%) |"
+    assert table[-1].startswith("| final student | 78.2 [74.2, 82.2] |")
+    assert table[-1].endswith("| 19.4 | 1.8 |")
 
 
 def test_the_outcome_fits_eighty_columns(folder):
@@ -102,8 +102,9 @@ def test_the_page_tells_the_outcome(page):
         "+39.0 to +47.0",
         "paired bootstrap",
         "information ceiling",
+        "74.2 to 82.2, n = 400",
         "vllm 0.32.0",
-        "19.4 %",
+        ">19.4",
         "duplicates dropped",
         "a &lt; b",
     ):
@@ -150,10 +151,12 @@ def test_every_mark_lies_on_the_scale(teacher, ceiling):
     summary = Summary.model_validate(
         {"base": scores, "final": scores, "teacher": {"text": {"accuracy": teacher, "n": 9}}}
     )
-    drawn = scale_svg(summary, ceiling)
-    places = [float(x) for x in re.findall(r'<line x1="([-\d.]+)"', drawn)]
-    assert len(places) > 4
-    assert LEFT <= min(places) <= max(places) <= WIDTH - RIGHT
+    [axes] = gap_figure(summary, ceiling).axes
+    places = [float(x) for line in axes.lines for x in line.get_xdata()]
+    assert {100 * teacher, 80.0, 90.0} <= set(places)
+    assert ceiling is None or 100 * ceiling in places
+    low, high = axes.get_xlim()
+    assert low <= min(places) <= max(places) <= high
 
 
 def test_what_is_no_answer_stands_below_the_table(tmp_path: Path) -> None:
@@ -166,9 +169,9 @@ def test_what_is_no_answer_stands_below_the_table(tmp_path: Path) -> None:
     path.write_text(json.dumps(about))
     summary = read_summary(path)
     n = summary.base.speech.n
-    assert incomplete(summary) == [
+    assert list(scores_table(summary).notes) == [
         f"base student: cut off at evals.max_new_tokens, and so wrong: speech 12 of {n}, text 1 of {n}.",
         f"final student: missing, and so wrong: speech 3 of {n}.",
     ]
-    assert "speech 12 of" in markdown_table(summary)
+    assert "speech 12 of" in markdown(scores_table(summary))
     assert "speech 12 of" in build_report(folder).read_text()

@@ -18,15 +18,15 @@ def report(
     from rich.console import Console
 
     from xopd.local.finish import print_summary
-    from xopd.report.build import build_report
     from xopd.report.records import read_summary
-    from xopd.report.table import markdown_table
+    from xopd.report.run import build_report, scores_table
+    from xopd.report.tables import markdown as markdown_of
 
     page = build_report(run)
     console = Console(highlight=False)
     summary = run / "summary.json"
     if summary.exists() and markdown:
-        console.print(markdown_table(read_summary(summary)), markup=False, soft_wrap=True)
+        console.print(markdown_of(scores_table(read_summary(summary))), markup=False, soft_wrap=True)
     elif summary.exists():
         print_summary(console, read_summary(summary))
     else:

@@ -12,7 +12,8 @@ from rich.text import Text
 from xopd.local.rundir import RunFolder
 from xopd.report.palette import QUIET, STAGES
 from xopd.report.records import Seconds, Summary, read_summary
-from xopd.report.table import incomplete, rich_table
+from xopd.report.run import build_report, scores_table
+from xopd.report.tables import rich_table
 from xopd.report.units import count, duration, percent
 
 BAR = 24
@@ -21,8 +22,6 @@ BAR = 24
 
 def print_finished(console: Console, folder: RunFolder) -> None:
     """Build the report and print the outcome of a finished run."""
-    from xopd.report.build import build_report
-
     summary = read_summary(folder.summary)
     report = build_report(folder.path)
     console.print()
@@ -35,8 +34,9 @@ def print_summary(console: Console, summary: Summary) -> None:
     """The headline, the table, the time and the accounts."""
     console.print(headline(summary))
     console.print()
-    console.print(rich_table(summary))
-    for sentence in incomplete(summary):
+    table = scores_table(summary)
+    console.print(rich_table(table))
+    for sentence in table.notes:
         console.print(sentence, style="yellow")
     if summary.seconds:
         console.print()
