@@ -79,13 +79,13 @@ def answer(to, run_id=None):
     )  # fmt: skip
 
 
-def publisher_of(pod, store, policy=None):
+def publisher_of(pod, store, policy=None, **hooks):
     async def _file() -> WeightFile:
         tensors = {"weight": torch.arange(64.0)} if policy is None else policy
         return WeightFile(save(tensors), len(tensors))
 
     lease = TrainerLease(pod.client, KEYS, "run-1", 5.0)
-    return Publisher(lease, store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _file, 20.0)
+    return Publisher(lease, store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _file, 20.0, **hooks)
 
 
 async def claim(pod):
@@ -223,9 +223,8 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
     dispatcher, collector, _, pod = system
     store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
     policy = {"weight": torch.arange(64.0)}
-    publisher = publisher_of(pod, store, policy)
     mended: list[int] = []
-    publisher.on_mended = mended.append
+    publisher = publisher_of(pod, store, policy, on_mended=mended.append)
     collector.on_policy_unavailable = publisher.mend
     await publisher.publish(4)
     [path] = (tmp_path / "weights").glob("*.safetensors")

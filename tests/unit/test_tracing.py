@@ -22,9 +22,9 @@ from structlog.testing import capture_logs
 from xopd_rollout.spans import claim_span, note_answer, update_span
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.step import StepRunner
-from xopd_trainer.telemetry import step_spans
+from xopd_trainer.telemetry import step as step_telemetry
 
-from xopd.config.schema import TracingSettings
+from xopd.config.schema import Config, TracingSettings
 from xopd.ledger import Ledger
 from xopd.scoring.client import Counters
 from xopd.telemetry import NO_TRACER, Tracer, child_span, context_from, failed, finished_span, traceparent_of
@@ -121,7 +121,7 @@ def test_no_text_is_fatal(text: str) -> None:
 def test_off_makes_no_context() -> None:
     with NO_TRACER.start_as_current_span("step", Context()) as span:
         group = prompt()
-        step_spans.start_group(NO_TRACER, group)
+        step_telemetry.start_group(NO_TRACER, group)
         assert traceparent_of(span) == group.traceparent == ""
         with child_span(NO_TRACER, "child") as child:
             assert traceparent_of(child) == ""
@@ -169,7 +169,7 @@ def test_the_share_is_decided_once_for_the_whole_trace() -> None:
     traced = Tracing(share=0.0)
     with traced.tracer.start_as_current_span("step"):
         group = prompt()
-        step_spans.start_group(traced.tracer, group).end()
+        step_telemetry.start_group(traced.tracer, group).end()
     assert int(group.traceparent[-2:], 16) & 1 == 0, "the sampled flag is not set"
     pod = Tracing(share=1.0)
     with claim_span(pod.tracer, group, redelivered=False):
@@ -206,11 +206,11 @@ def test_a_claim_shows_its_wait_and_its_end(traced) -> None:
 def test_an_answer_comes_back_below_the_pods_span(traced) -> None:
     with traced.tracer.start_as_current_span("step"):
         group = prompt()
-        span = step_spans.start_group(traced.tracer, group)
+        span = step_telemetry.start_group(traced.tracer, group)
         with claim_span(traced.tracer, group, redelivered=False) as pod:
             answer = answer_to(group)
             note_answer(pod, answer)
-        step_spans.note_answer(traced.tracer, span, answer)
+        step_telemetry.note_answer(traced.tracer, span, answer)
         span.end()
     assert traced.spans("return")[0].parent.span_id == pod.context.span_id
     about = traced.spans("group")[0].attributes
@@ -221,12 +221,12 @@ def test_no_span_holds_prompts_or_responses(traced) -> None:
     """Identifiers and counts only."""
     with traced.tracer.start_as_current_span("step"):
         group = prompt(prompt_token_ids=[424242])
-        span = step_spans.start_group(traced.tracer, group)
+        span = step_telemetry.start_group(traced.tracer, group)
         with claim_span(traced.tracer, group, redelivered=False) as pod:
             answer = answer_to(group)
             answer.trajectories[0].token_ids[0] = 535353
             note_answer(pod, answer)
-        step_spans.note_answer(traced.tracer, span, answer)
+        step_telemetry.note_answer(traced.tracer, span, answer)
         span.end()
     told = "".join(span.to_json() for span in traced.spans())
     assert "424242" not in told and "535353" not in told
@@ -277,7 +277,7 @@ async def test_a_group_sent_once_more_says_why(traced, tmp_path) -> None:
     )
     with traced.tracer.start_as_current_span("step"):
         group = prompt()
-        span = step_spans.start_group(traced.tracer, group)
+        span = step_telemetry.start_group(traced.tracer, group)
         await dispatcher.submit([group])
     await dispatcher.retry("g", "failed", "the engine failed (pod pod-7)")
     ledger.close()
@@ -290,14 +290,18 @@ async def test_a_group_that_is_given_up_says_why(traced) -> None:
     nothing: Any = None
     teacher: Any = SimpleNamespace(counters=Counters())
     refusals: Any = SimpleNamespace(newest="")
-    steps = StepRunner(*[nothing] * 4, teacher, *[nothing] * 4, refusals, traced.tracer)
+    learner: Any = SimpleNamespace(method=SimpleNamespace(teacher_top_k=0))
+    config = Config.model_validate({"student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"manifest": "m"}})
+    steps = StepRunner(config, *[nothing] * 4, learner, *[nothing] * 3, refusals, traced.tracer)
     future: asyncio.Future[pb.TrajectoryGroup] = asyncio.get_running_loop().create_future()
     future.set_exception(GroupFailedError("the clip is missing"))
-    with traced.tracer.start_as_current_span("step"):
+    with step_telemetry.observed_step(traced.tracer, teacher, lambda: 2, 3, {}) as seen:
         group = prompt()
-        span = step_spans.start_group(traced.tracer, group)
-        assert await steps._sampled(3, nothing, group, future, span) is None
+        with seen.dispatching([group]):
+            pass
+        assert await steps._sampled(3, nothing, group, future, seen) is None
     (ended,) = traced.spans("group")
+    assert refusals.newest == "the clip is missing"
     assert (ended.status.is_ok, ended.status.description) == (False, "the clip is missing")
 
 

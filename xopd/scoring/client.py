@@ -91,6 +91,7 @@ class TeacherClient:
         patience_s: float = 90.0,
         tracer: Tracer = NO_TRACER,
         credentials: Credentials = NO_CREDENTIALS,
+        on_bad_answer: Callable[[], None] = lambda: None,
     ) -> None:
         """Connect to nothing yet.
 
@@ -102,6 +103,7 @@ class TeacherClient:
             patience_s: seconds have passed since it began. Without any pod a call waits so long.
             tracer: makes a span of each try, where something traced asks.
             credentials: the token that is shown, and whose certificates are trusted.
+            on_bad_answer: called for each answer that cannot be right.
 
         Raises:
             UserError: if there is no endpoint, or one is neither.
@@ -113,13 +115,16 @@ class TeacherClient:
         self.patience_s = patience_s
         self.tracer = tracer
         self.counters = Counters()
-        self.on_bad_answer: Callable[[], None] = lambda: None
-        """Called for each answer that cannot be right."""
+        self.on_bad_answer = on_bad_answer
         self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], patience_s, credentials)
 
     @classmethod
     def from_settings(
-        cls, settings: TeacherSettings, tracer: Tracer = NO_TRACER, credentials: Credentials = NO_CREDENTIALS
+        cls,
+        settings: TeacherSettings,
+        tracer: Tracer = NO_TRACER,
+        credentials: Credentials = NO_CREDENTIALS,
+        on_bad_answer: Callable[[], None] = lambda: None,
     ) -> TeacherClient:
         """The client that a configuration describes. Raises UserError as the constructor does."""
         return cls(
@@ -129,6 +134,7 @@ class TeacherClient:
             patience_s=settings.patience_s,
             tracer=tracer,
             credentials=credentials,
+            on_bad_answer=on_bad_answer,
         )
 
     async def __aenter__(self) -> TeacherClient:

@@ -50,19 +50,19 @@ def main(
         # Before the model is loaded and a teacher is waited for: a taken port or a missing volume is told at once.
         listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")
         ensure_folders(settings)
-        async with assembled(settings, credentials) as trainer:
+        async with assembled(settings, credentials) as run:
 
             async def _ready() -> str | None:
-                return "starting" if trainer.status.phase == "starting" else None
+                return "starting" if run.status.phase == "starting" else None
 
-            http = make_trainer_app(trainer.metrics, trainer.running, trainer.as_status, _ready)
+            http = make_trainer_app(run.metrics, run.running, run.as_status, _ready)
             async with serving(http, listener, credentials):
                 host, port = listener.getsockname()[:2]
                 announce_addresses(http=f"{host}:{port}", scheme=credentials.scheme)
-                await trainer.run(resume, stop)
+                await run.run(resume, stop)
                 # One more look for whoever polls /status: the end should be seen.
                 await asyncio.sleep(1.0)
-                if trainer.status.phase != "finished":
+                if run.status.phase != "finished":
                     raise StoppedEarlyError
 
     run_service(_serve)

@@ -16,5 +16,5 @@ async def test_a_response_brought_along_is_truncated_where_it_has_no_end(family,
     [item] = make_items(1)
     tokens = np.array([5, 6, family.stop_token_ids[-1] if ends else 7], dtype=np.int64)
     scorer = GroupScorer(conditionings, None, family.vocabulary.size)
-    group = await scorer.brought(item, pb.MODALITY_TEXT, "g", tokens, None)
+    group = await scorer.supplied(item, pb.MODALITY_TEXT, "g", tokens, None)
     assert group.trajectories[0].truncated is not ends

@@ -35,8 +35,25 @@ class Collector:
         run_id: str,
         vocabulary_size: int,
         dead: DeadLetters,
+        *,
+        on_policy_unavailable: Callable[[], Awaitable[None]] | None = None,
+        on_unreadable: Callable[[], None] = lambda: None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
-        """Read `trajectories` for the groups of `dispatcher`; what cannot be used goes to `dead`."""
+        """Read `trajectories` for the groups of `dispatcher`; what cannot be used goes to `dead`.
+
+        Args:
+            trajectories: the stream.
+            dispatcher: knows what is waited for.
+            ledger: is told what is dropped.
+            run_id: of this life of the trainer.
+            vocabulary_size: rows of the student's head; token ids lie below it.
+            dead: takes what cannot be used.
+            on_policy_unavailable: awaited when a pod could not have the policy version of a group, before that is
+                dispatched again.
+            on_unreadable: called for an entry that cannot be decoded.
+            on_refused: called for an answer that is not what was asked for.
+        """
         self.trajectories = trajectories
         self.dispatcher = dispatcher
         self.ledger = ledger
@@ -45,12 +62,9 @@ class Collector:
         self.dead = dead
         self.generated_tokens = 0
         """Tokens of accepted answers."""
-        self.on_unreadable: Callable[[], None] = lambda: None
-        """Called for an entry that cannot be decoded."""
-        self.on_refused: Callable[[], None] = lambda: None
-        """Called for an answer that is not what was asked for."""
-        self.on_policy_unavailable: Callable[[], Awaitable[None]] | None = None
-        """Awaited when a pod could not have the policy version of a group, before that is dispatched again."""
+        self.on_policy_unavailable = on_policy_unavailable
+        self.on_unreadable = on_unreadable
+        self.on_refused = on_refused
         self._held: list[bytes] = []
 
     async def run(self) -> None:

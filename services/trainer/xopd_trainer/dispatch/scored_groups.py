@@ -1,4 +1,4 @@
-"""From an answer, or a response brought along, to a scored group: the teacher reads it after the TEXT prompt."""
+"""From an answer, or a supplied response, to a scored group: the teacher reads it after the TEXT prompt."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GroupScorer:
             ],
         )
 
-    async def brought(
+    async def supplied(
         self, item: Item, modality: pb.Modality, group_id: str, response: Response, top_k: int | None
     ) -> ScoredGroup:
         """A response that the policy did not sample; scored unless `top_k` is None. Raises as `sampled`."""

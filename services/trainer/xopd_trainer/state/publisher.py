@@ -37,10 +37,14 @@ class Publisher:
         policy: Callable[[], Awaitable[WeightFile]],
         patience_s: float,
         tracer: Tracer = NO_TRACER,
+        *,
+        on_full_disk: Callable[[], None] = lambda: None,
+        on_mended: Callable[[int], None] = lambda version: None,
     ) -> None:
         """Publish what `policy` gives through `store`, and announce it as the holder of `lease`.
 
-        What cannot be reached is waited for, up to `patience_s` (seconds).
+        What cannot be reached is waited for, up to `patience_s` (seconds); `on_full_disk` is called before each wait
+        for the store, `on_mended` with a version that had to be written again.
         """
         self.tracer = tracer
         self.lease = lease
@@ -52,10 +56,8 @@ class Publisher:
         self.patience_s = patience_s
         self.announcements = WeightAnnouncements(lease.client, lease.keys)
         self.published_bytes = 0
-        self.on_full_disk: Callable[[], None] = lambda: None
-        """Called before each wait for the store."""
-        self.on_mended: Callable[[int], None] = lambda version: None
-        """Called with a version that had to be written again."""
+        self.on_full_disk = on_full_disk
+        self.on_mended = on_mended
         self._newest: pb.WeightManifest | None = None
         self._looked = (-1, 0.0)
         """The version that was last looked at in the store, and when (time.monotonic)."""
