@@ -76,7 +76,7 @@ def test_seeds_are_outermost_and_settings_resolved(write, tmp_path):
     ]
     sft, xopd, text = (cell.config for cell in matrix.cells[:3])
     assert (sft.objective.method, xopd.objective.method) == ("sft", "xopd")
-    assert (sft.objective.advantage_clamp, xopd.objective.advantage_clamp) == (None, 5.0)
+    assert not hasattr(sft.objective, "advantage_clamp") and xopd.objective.advantage_clamp == 5.0
     assert (xopd.objective.lambda_, text.objective.lambda_) == (0.5, 0.0)
     assert {cell.config.run.steps for cell in matrix.cells} == {7}
     assert {cell.config.run.checkpoint_every for cell in matrix.cells} == {3}
@@ -139,7 +139,7 @@ def test_what_a_search_chose_is_used(write, tmp_path):
         (
             {"entries": [{"name": "xopd", "label": "X", "set": {"objective.beta": 0.5}}]},
             {},
-            "beta is not used by method",
+            "`objective.beta`: is not used by method xopd, only by gkd; leave it out.",
         ),
         ({"entries": [{"name": "xopd", "label": "X"}] * 2}, {}, "entry xopd stands twice"),
         ({}, {"quick": True}, "has no `quick` section"),
@@ -283,6 +283,22 @@ def test_finished_runs_stay_and_other_settings_are_refused(write, tmp_path):
     with pytest.raises(UserError, match=r"run\.steps was 7, is 8.*--overwrite"):
         open_folder(other, overwrite=False)
     assert all(cell.state == "waiting" for cell in open_folder(other, overwrite=True))
+
+
+def test_a_finished_run_whose_configuration_lists_other_methods_options_stays(write, tmp_path):
+    matrix = plan(write(), tmp_path / "runs")
+    cells = open_folder(matrix, overwrite=False)
+    begin(cells[0], cells)
+    write_summary(cells[0].cell.folder)
+    resolved = cells[0].cell.folder / "config.yaml"
+    tree = yaml.safe_load(resolved.read_text())
+    tree["objective"] |= {"advantage_clamp": None, "beta": 0.0, "top_k": 64, "teacher_temperature": 0.0}
+    resolved.write_text(yaml.safe_dump(tree))
+    assert open_folder(matrix, overwrite=False)[0].state == "finished"
+    tree["objective"]["lambda"] = 0.25
+    resolved.write_text(yaml.safe_dump(tree))
+    with pytest.raises(UserError, match=r"objective\.lambda was 0\.25, is 0\.5"):
+        open_folder(matrix, overwrite=False)
 
 
 def test_the_base_is_graded_once_and_the_teacher_once_each(write, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from xopd.config import Config, dump_config, known_fields, load_config
+from xopd.config.objective import METHODS, GkdSettings, MethodSettings, OfflineKdSettings, SftSettings, XopdSettings
 from xopd.config.reference import reference_page
 from xopd.errors import UserError
 
@@ -137,6 +138,76 @@ def test_mistakes_name_their_place(write, extra, override, parts):
         assert part in sentence
 
 
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ({}, XopdSettings()),
+        ({"objective.method": "gkd", "objective.beta": "0.5", "objective.top_k": "5"}, GkdSettings(top_k=5, beta=0.5)),
+        ({"objective.method": "sft", "objective.target": "foreign"}, SftSettings(target="foreign")),
+        ({"objective.method": "offline_kd", "objective.lambda": "1"}, OfflineKdSettings(lambda_=1.0)),
+        # Other methods' options, set back: as in a comparison, and in the resolved configuration of an earlier run.
+        ({"objective.method": "sft", "objective.advantage_clamp": "null", "objective.top_k": "64"}, SftSettings()),
+        ({"objective.beta": "0.0", "objective.target": "response", "objective.on_policy_share": "1"}, XopdSettings()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("source", ["file", "variables", "--set"])
+def test_a_method_has_its_own_settings(write, monkeypatch, source, given, settings):
+    overrides, text = [], MINIMAL
+    for name, value in given.items():
+        if source == "variables" and value != "null":
+            monkeypatch.setenv("XOPD_" + name.replace(".", "__").upper(), value)
+        elif source == "--set" or source == "variables":
+            overrides.append(f"{name}={value}")
+        else:
+            text += ("" if "objective:" in text else "objective:\n") + f"  {name.partition('.')[2]}: {value}\n"
+    config = load_config(write(text), overrides)
+    assert config.objective == settings
+    assert type(config.objective) is type(settings)
+    again = write(dump_config(config))
+    assert load_config(again).objective == settings
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "owners"),
+    [
+        ("gkd", "advantage_clamp=5", "xopd"),
+        ("gkd", "ratio_mask=[0.1, 2]", "xopd"),
+        ("gkd", "kl_estimator=full", "xopd"),
+        ("sft", "top_k=5", "xopd and gkd"),
+        ("xopd", "beta=0.5", "gkd"),
+        ("xopd", "on_policy_share=0.5", "gkd"),
+        ("offline_kd", "target=foreign", "gkd and sft"),
+        ("sft", "teacher_temperature=1", "offline_kd"),
+    ],
+)
+def test_an_option_of_another_method_is_rejected_where_it_stands(write, monkeypatch, method, option, owners):
+    name, _, value = option.partition("=")
+    words = f"`objective.{name}`: is not used by method {method}, only by {owners}; leave it out."
+    path = write(MINIMAL + f"objective:\n  lambda: 0.5\n  {name}: {value}\n")
+    assert sentence_of(path, f"objective.method={method}") == f"{path}:9: {words}"
+    path = write(MINIMAL + f"objective:\n  method: {method}\n")
+    assert sentence_of(path, f"objective.{option}") == f"--set objective.{name}: {words}"
+    monkeypatch.setenv(variable := f"XOPD_OBJECTIVE__{name.upper()}", value)
+    assert sentence_of(path) == f"environment variable {variable}: {words}"
+
+
+@pytest.mark.parametrize("written", ["gdk", "GKD", "", "[gkd]", "null", "3"])
+def test_an_unknown_method_is_told_the_known_ones(write, written):
+    sentence = sentence_of(write(), f"objective.method={written}")
+    assert sentence.startswith("--set objective.method: `objective.method`: must be xopd, gkd, sft or offline_kd")
+    assert ("did you mean `gkd`?" in sentence) == (written == "gdk")
+
+
+def test_a_mistaken_option_of_another_method_is_told_as_such(write):
+    assert "`objective.beta`: must be a number" in sentence_of(write(), "objective.method=sft", "objective.beta=x")
+
+
+@pytest.mark.parametrize("written", ["3", "[1]", "null", "gkd"])
+def test_an_objective_that_is_no_section(write, written):
+    assert "`objective` is a section" in sentence_of(write(), f"objective={written}")
+
+
 def test_contradicting_overrides(write):
     assert "drop one" in sentence_of(write(), "run=3", "run.steps=4")
 
@@ -180,7 +251,12 @@ def test_the_committed_reference_is_current():
 def test_every_setting_stands_in_the_reference_once():
     page = reference_page()
     for field in known_fields():
-        assert page.count(f"| `XOPD_{'__'.join(field).upper()}` |") == 1
+        # What several methods have stands in the table of each.
+        methods = [m for m in METHODS.values() if field[0] == "objective" and field[1] in m.model_fields]
+        common = field[1] in {"method", *MethodSettings.model_fields}
+        times = 1 if common or not methods else len(methods)
+        assert page.count(f"| `XOPD_{'__'.join(field).upper()}` |") == times, field
+    assert len(re.findall("^### `method: ", page, re.MULTILINE)) == len(METHODS)
     for name in Config.model_fields:
         assert f"\n## `{name}`\n" in page
 

@@ -80,9 +80,7 @@ class _Check:
         self.config = config
         self.conditionings = conditionings
         self.teacher_context = teacher_context
-        objective = config.objective
-        supplies = objective.method == "sft" or (objective.method == "gkd" and objective.on_policy_share < 1.0)
-        self.target = objective.target if supplies else None
+        self.target = config.objective.trained_target
 
     def longest(self, item: Item) -> int:
         """The item's longest student prompt (tokens). Raises UserError where something does not fit."""

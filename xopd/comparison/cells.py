@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from xopd.comparison.matrix import Cell, Matrix
 from xopd.config import dump_config
+from xopd.config.objective import options_of_method
 from xopd.config.secrets import FILES
 from xopd.config.yaml12 import read_yaml, read_yaml_file
 from xopd.data import Item
@@ -152,6 +156,9 @@ def _difference(progress: Progress) -> str | None:
     if not progress.folder.config.exists():
         return None
     earlier = read_yaml_file(progress.folder.config, "configuration of the run").value
+    if isinstance(earlier, dict) and isinstance(earlier.get("objective"), dict):
+        with contextlib.suppress(ValidationError):  # such as a method of another version: the difference names it
+            earlier["objective"] = options_of_method(earlier["objective"])
     before = dict(_flat(earlier if isinstance(earlier, dict) else {}))
     now = dict(_flat(read_yaml(dump_config(progress.cell.config)).value))
     for name in sorted(before.keys() | now.keys()):

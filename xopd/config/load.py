@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsError
 
 from xopd.config.environment import ENV_PREFIX, given_by_variables
-from xopd.config.fields import is_text, known_fields, section_of
+from xopd.config.fields import is_text, known_fields, setting_at
 from xopd.config.schema import Config
 from xopd.config.secrets import FILES, SECRETS, redact, refuse_secrets_in
 from xopd.config.section import first_message
@@ -23,7 +23,7 @@ from xopd.config.suggest import suggestion
 from xopd.config.yaml12 import MAX_DEPTH, FieldPath, YamlError, in_one_line, read_yaml, read_yaml_file, write_yaml
 from xopd.errors import UserError
 
-__all__ = ["ENV_PREFIX", "dump_config", "known_fields", "load_config", "section_of"]
+__all__ = ["ENV_PREFIX", "dump_config", "known_fields", "load_config"]
 
 # Settings that name a file: relative ones are taken from the configuration's own folder where they exist there.
 PATH_FIELDS = (("data", "manifest"), ("student", "path"), ("teacher", "path"), ("evals", "bounds"), *FILES)
@@ -130,8 +130,9 @@ def _sentence(error: ValidationError, path: Path, lines: dict[FieldPath, int], g
     """The first mistake as one sentence; the others only counted."""
     mistakes = error.errors()
     first = mistakes[0]
-    full = tuple("lambda" if part == "lambda_" else str(part) for part in first["loc"])
-    loc = tuple(name for name, part in zip(full, first["loc"], strict=True) if not isinstance(part, int))
+    at = setting_at(first["loc"])
+    full = tuple("lambda" if part == "lambda_" else str(part) for part in at)
+    loc = tuple(name for name, part in zip(full, at, strict=True) if not isinstance(part, int))
     field = in_one_line(".".join(loc))
     if first["type"] == "extra_forbidden" and tuple(loc[-1].split(".")) in known_fields():
         what = f"`{field}` in one word is only for --set; write `{field.replace('.', ': {')}: …}}`"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import types
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
@@ -12,7 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from xopd.config.environment import ENV_PREFIX
-from xopd.config.fields import section_of
+from xopd.config.fields import sections_of
+from xopd.config.objective import METHODS, MethodSettings
 from xopd.config.schema import Config
 
 HEAD = """\
@@ -47,21 +50,43 @@ def reference_page() -> str:
     """The whole page, in Markdown."""
     parts = [HEAD]
     for name, info in Config.model_fields.items():
-        section = section_of(info)
-        if section is not None:
-            parts.append(_section(name, section))
+        sections = sections_of(info)
+        if len(sections) == 1:
+            parts.append(_page_part(f"## `{name}`", sections[0], _rows(name, sections[0].model_fields)))
+        elif sections:
+            parts += _methods(name)
     return "\n".join(parts)
 
 
-def _section(name: str, section: type[BaseModel]) -> str:
-    lines = [f"## `{name}`", "", (section.__doc__ or "").strip(), ""]
-    lines += ["| setting | type | default | variable | meaning |", "| --- | --- | --- | --- | --- |"]
-    for field_name, info in section.model_fields.items():
-        key = info.alias or field_name
-        variable = f"{ENV_PREFIX}{name}__{key}".upper()
-        cells = (f"`{key}`", _type(info), _default(info), f"`{variable}`", info.description or "")
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+def _methods(name: str) -> list[str]:
+    """The part of the section `objective`: what all methods have, then a table a method."""
+    common = MethodSettings.model_fields
+    methods = {method: settings.model_fields for method, settings in METHODS.items()}
+    each = "; ".join(f"`{method}`: {fields['method'].description}" for method, fields in methods.items())
+    kinds = " or ".join(f"`{method}`" for method in methods)
+    rows = [_row(name, "method", kinds, f"`{next(iter(methods))}`", f"{each}."), *_rows(name, common)]
+    parts = [_page_part(f"## `{name}`", MethodSettings, rows)]
+    for method, settings in METHODS.items():
+        own = {key: info for key, info in settings.model_fields.items() if key != "method" and key not in common}
+        parts.append(_page_part(f"### `method: {method}`", settings, _rows(name, own)))
+    return parts
+
+
+def _page_part(heading: str, section: type[BaseModel], rows: list[str]) -> str:
+    head = ["| setting | type | default | variable | meaning |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([heading, "", inspect.cleandoc(section.__doc__ or ""), "", *head, *rows]) + "\n"
+
+
+def _rows(name: str, fields: Mapping[str, FieldInfo]) -> list[str]:
+    return [
+        _row(name, info.alias or key, _type(info), _default(info), info.description or "")
+        for key, info in fields.items()
+    ]
+
+
+def _row(name: str, key: str, kind: str, default: str, meaning: str) -> str:
+    cells = (f"`{key}`", kind, default, f"`{ENV_PREFIX}{name}__{key}`".upper(), meaning)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _default(info: FieldInfo) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from xopd.config.objective import ObjectiveSettings
+from xopd.config.objective import ObjectiveSettings, XopdSettings
 from xopd.config.redis import RedisSettings
 from xopd.config.section import Fraction, NonNegativeInt, Port, PositiveFloat, PositiveInt, Section
 from xopd.config.security import SecuritySettings
@@ -298,7 +298,7 @@ class Config(BaseSettings):
     teacher: TeacherSettings
     rollout: RolloutSettings = Field(default_factory=lambda: RolloutSettings())
     sampling: SamplingSettings = Field(default_factory=lambda: SamplingSettings())
-    objective: ObjectiveSettings = Field(default_factory=lambda: ObjectiveSettings())
+    objective: ObjectiveSettings = Field(default_factory=lambda: XopdSettings())
     optimiser: OptimiserSettings = Field(default_factory=lambda: OptimiserSettings())
     trainer: TrainerSettings = Field(default_factory=lambda: TrainerSettings())
     evals: EvalSettings = Field(default_factory=lambda: EvalSettings())

@@ -126,7 +126,9 @@ def describe_change(path: Path, items: Iterable[Item]) -> str | None:
 
 def _fixed(config: Config) -> dict[str, Any]:
     tree = config.model_dump(by_alias=True, mode="json")
-    fixed = {name: tree[name.partition(".")[0]][name.partition(".")[2]] for name in FIXED}
+    at = {name: name.split(".") for name in FIXED}
+    # Not every method has a target.
+    fixed = {name: tree[section][key] for name, (section, key) in at.items() if key in tree[section]}
     # A checkpoint's folder may move; another name is another model.
     return {**fixed, **{f"{model}.path": Path(tree[model]["path"]).name for model in ("student", "teacher")}}
 

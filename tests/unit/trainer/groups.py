@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
 from xopd_trainer.learning.learner import Learner
 from xopd_trainer.methods import make_method
@@ -42,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def with_objective(config: Config, objective: dict[str, Any], **sections: dict[str, Any]) -> Config:
     """`config` with this objective, checked, and with some settings of other sections changed."""
     changed = {name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
-    return config.model_copy(update={"objective": ObjectiveSettings.model_validate(objective), **changed})
+    return config.model_copy(update={"objective": TypeAdapter(ObjectiveSettings).validate_python(objective), **changed})
 
 
 def make_learner(config: Config, family: ModelFamily, features: FeatureCache) -> Learner:

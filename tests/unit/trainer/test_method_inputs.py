@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from xopd_trainer.methods import Preparation, make_method, offline_kd
-from xopd_trainer.methods.targets import Targets
+from xopd_trainer.methods.base import ReferenceResponses
 from xopd_trainer.state.run_files import RunFiles
 
 from tests.unit.trainer.groups import with_objective
@@ -67,7 +67,7 @@ def test_a_target_is_the_items_text_and_the_end_of_turn(family):
     conditionings = Conditionings(family, family.tokenizer, 512)
     items = make_items(2, targets={"foreign": "une réponse"})
     for style, text in (("response", items[1].response), ("foreign", "une réponse")):
-        tokens = Targets(items, style, conditionings)["i1"]
+        tokens = ReferenceResponses(items, style, conditionings)["i1"]
         assert tokens.dtype == np.int64
         assert family.tokenizer.decode(tokens[:-1]) == text
         assert tokens[-1] == family.stop_token_ids[0]

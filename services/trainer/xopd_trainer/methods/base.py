@@ -1,4 +1,4 @@
-"""What a training method is: three questions that the step and the learner ask it."""
+"""What a training method is: three questions that the step and the learner ask it; and what several methods share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,30 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from xopd.data import Item
-from xopd.objective import Totals
-from xopd.prompts.conditionings import Conditionings
+from xopd.errors import UserError
+from xopd.objective import Aggregation, Totals, mean_over_tokens
+from xopd.prompts.conditionings import Conditionings, target_text
 from xopd.scoring import TeacherClient
 from xopd_trainer.batch import ResponseTensors
 
 Response = NDArray[np.int64]
 """Token ids of a response, shape [tokens], end-of-turn included."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a method may want to know of the run beside its own settings."""
+
+    seed: int
+    vocabulary_size: int
+    """Tokens of the student's and the teacher's distributions."""
+    max_new_tokens: int
+    """Longest training response (tokens)."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +99,49 @@ class Method(Protocol):
     def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """L_m over one micro-batch; the shares of a batch's micro-batches add up."""
         ...
+
+
+class ReferenceResponses:
+    """The items' own responses as token ids, for the methods that train on them."""
+
+    def __init__(self, items: Sequence[Item], style: str, conditionings: Conditionings) -> None:
+        """Take the `style` of each item: `response`, or a name among its `targets`.
+
+        Raises:
+            UserError: if an item has no such response.
+        """
+        for item in items:
+            target_text(item, style)
+        self._items = {item.id: item for item in items}
+        self._style = style
+        self._conditionings = conditionings
+
+    def __getitem__(self, item_id: str) -> Response:
+        """Token ids of the item's response, end-of-turn included.
+
+        Raises:
+            UnusablePromptError: if the tokenizer cannot write it as text.
+        """
+        return np.asarray(self._conditionings.target(self._items[item_id], self._style), dtype=np.int64)
+
+
+async def check_top_k(teacher: TeacherClient, top_k: int, wanted_by: str) -> None:
+    """Hold `top_k` against the teachers' limit.
+
+    Raises:
+        UserError: if a teacher gives fewer tokens.
+    """
+    limit = await teacher.max_top_k()
+    if top_k > limit:
+        raise UserError(
+            f"{wanted_by} needs the teacher's {top_k} most probable tokens, and it gives {limit} at most:"
+            " raise teacher.max_top_k where the teacher runs, or lower objective.top_k."
+        )
+
+
+def negative_log_likelihood(
+    policy: PolicyReadout, responses: ResponseTensors, aggregation: Aggregation, totals: Totals
+) -> Tensor:
+    """Minus log π_θ(y*_t | x_m, y*_<t), averaged; a scalar, differentiable."""
+    values = torch.where(responses.mask, -policy.logprobs, torch.zeros_like(policy.logprobs))
+    return mean_over_tokens(values, responses.mask, aggregation, totals)

@@ -3,7 +3,8 @@
     L_m = mean over responses, mean over tokens, of JSD_β(π_T(·|x_t, y_<t) ‖ π_θ(·|x_m, y_<t))       y held fixed
 
 β = 0 is the forward KL of the paper's baseline. y is the student's own, or for a share of the items the item's
-reference response (the on/off-policy mix). Speech- and text-conditioned responses are treated alike.
+reference response (the on/off-policy mix). Speech- and text-conditioned responses are treated alike. The settings are
+`GkdSettings`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ import hashlib
 
 import torch
 
-from xopd.config.objective import ObjectiveSettings
+from xopd.config.objective import GkdSettings
 from xopd.data import Item
 from xopd.objective import Totals, generalised_jsd, mean_over_tokens
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
-from xopd_trainer.methods.limits import check_top_k
-from xopd_trainer.methods.targets import Targets
+from xopd_trainer.methods.base import (
+    LossTerms,
+    PolicyReadout,
+    Preparation,
+    ReferenceResponses,
+    Response,
+    RunFacts,
+    check_top_k,
+)
 
 
 class Gkd:
@@ -27,24 +34,24 @@ class Gkd:
     name = "gkd"
     reads_buckets = True
 
-    def __init__(self, settings: ObjectiveSettings, seed: int, vocabulary_size: int) -> None:
-        """Train by `settings`; `seed` decides which items bring their own response."""
+    def __init__(self, settings: GkdSettings, run: RunFacts) -> None:
+        """Train by `settings`; the run's seed decides which items bring their own response."""
         self.settings = settings
-        self.seed = seed
-        self.teacher_top_k: int | None = min(settings.top_k, vocabulary_size - 1)
-        self._targets: Targets | None = None
+        self.seed = run.seed
+        self.teacher_top_k: int | None = min(settings.top_k, run.vocabulary_size - 1)
+        self._references: ReferenceResponses | None = None
 
     async def prepare(self, preparation: Preparation) -> None:
         """Tokenise the reference responses where some are used."""
         await check_top_k(preparation.teacher, self.teacher_top_k or 0, "objective.top_k")
         if self.settings.on_policy_share < 1.0:
-            self._targets = Targets(preparation.items, self.settings.target, preparation.conditionings)
+            self._references = ReferenceResponses(preparation.items, self.settings.target, preparation.conditionings)
 
     def response(self, step: int, item: Item) -> Response | None:
         """The item's reference where its coin says so; the coin is thrown by seed, step and item."""
-        if self._targets is None or self._coin(step, item) < self.settings.on_policy_share:
+        if self._references is None or self._coin(step, item) < self.settings.on_policy_share:
             return None
-        return self._targets[item.id]
+        return self._references[item.id]
 
     def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """The divergence, over the teacher's top-k tokens and one bucket for the rest."""

@@ -4,7 +4,7 @@
     L_m = - mean over items, mean over tokens, of log π_θ(y^T_t | x_m, y^T_<t)
 
 The responses come from the teacher service and lie in RUN/teacher_responses.jsonl; a resumed run goes on with those
-that answer what it would ask now. An item that the teacher refuses is left out.
+that answer what it would ask now. An item that the teacher refuses is left out. The settings are `OfflineKdSettings`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import json
 
 import numpy as np
 
-from xopd.config.objective import ObjectiveSettings
+from xopd.config.objective import OfflineKdSettings
 from xopd.data import Item
 from xopd.files import write_whole
 from xopd.jsonl import read_json_lines
@@ -23,8 +23,14 @@ from xopd.objective import Totals
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import UnscorableError
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
-from xopd_trainer.methods.likelihood import negative_log_likelihood
+from xopd_trainer.methods.base import (
+    LossTerms,
+    PolicyReadout,
+    Preparation,
+    Response,
+    RunFacts,
+    negative_log_likelihood,
+)
 
 AT_ONCE = 256
 """Responses that are asked for together, and then written down."""
@@ -37,11 +43,11 @@ class OfflineKd:
     teacher_top_k: int | None = None
     reads_buckets = False
 
-    def __init__(self, settings: ObjectiveSettings, seed: int, max_new_tokens: int) -> None:
-        """Train by `settings`; a teacher's response has `max_new_tokens` tokens at most."""
+    def __init__(self, settings: OfflineKdSettings, run: RunFacts) -> None:
+        """Train by `settings`; a teacher's response is as long as a training response may be."""
         self.settings = settings
-        self.seed = seed
-        self.max_new_tokens = max_new_tokens
+        self.seed = run.seed
+        self.max_new_tokens = run.max_new_tokens
         self._responses: dict[str, list[int]] = {}
         self._refused: dict[str, str] = {}
 

@@ -2,18 +2,25 @@
 
     L_m = - mean over items, mean over tokens, of log π_θ(y*_t | x_m, y*_<t)
 
-`objective.target` names the response y* of an item; whose style it has decides what is learnt.
+`objective.target` names the response y* of an item; whose style it has decides what is learnt. The settings are
+`SftSettings`.
 """
 
 from __future__ import annotations
 
-from xopd.config.objective import ObjectiveSettings
+from xopd.config.objective import SftSettings
 from xopd.data import Item
 from xopd.objective import Totals
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
-from xopd_trainer.methods.likelihood import negative_log_likelihood
-from xopd_trainer.methods.targets import Targets
+from xopd_trainer.methods.base import (
+    LossTerms,
+    PolicyReadout,
+    Preparation,
+    ReferenceResponses,
+    Response,
+    RunFacts,
+    negative_log_likelihood,
+)
 
 
 class Sft:
@@ -23,19 +30,19 @@ class Sft:
     teacher_top_k: int | None = None
     reads_buckets = False
 
-    def __init__(self, settings: ObjectiveSettings) -> None:
+    def __init__(self, settings: SftSettings, run: RunFacts) -> None:
         """Train by `settings`."""
         self.settings = settings
-        self._targets: Targets | None = None
+        self._references: ReferenceResponses | None = None
 
     async def prepare(self, preparation: Preparation) -> None:
         """Tokenise the responses."""
-        self._targets = Targets(preparation.items, self.settings.target, preparation.conditionings)
+        self._references = ReferenceResponses(preparation.items, self.settings.target, preparation.conditionings)
 
     def response(self, step: int, item: Item) -> Response | None:
         """The item's reference response."""
-        assert self._targets is not None
-        return self._targets[item.id]
+        assert self._references is not None
+        return self._references[item.id]
 
     def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """The negative log-likelihood."""

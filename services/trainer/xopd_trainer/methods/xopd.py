@@ -4,16 +4,16 @@
     L_m = - mean over responses, mean over tokens, of ρ_t · stopgrad(A_t)                                       (3, 4)
 
 With `objective.kl_estimator` top_k or full, the expectation over the next token stands in the sampled token's place.
+The settings are `XopdSettings`.
 """
 
 from __future__ import annotations
 
-from xopd.config.objective import ObjectiveSettings
+from xopd.config.objective import XopdSettings
 from xopd.data import Item
 from xopd.objective import Totals, expected_modality_loss, modality_loss
 from xopd_trainer.batch import ResponseTensors
-from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response
-from xopd_trainer.methods.limits import check_top_k
+from xopd_trainer.methods.base import LossTerms, PolicyReadout, Preparation, Response, RunFacts, check_top_k
 
 
 class Xopd:
@@ -21,11 +21,11 @@ class Xopd:
 
     name = "xopd"
 
-    def __init__(self, settings: ObjectiveSettings, vocabulary_size: int) -> None:
-        """Train by `settings`; the teacher's distribution has `vocabulary_size` tokens."""
+    def __init__(self, settings: XopdSettings, run: RunFacts) -> None:
+        """Train by `settings`; `full` asks the teacher for all tokens of the vocabulary but one."""
         self.settings = settings
         self.reads_buckets = settings.kl_estimator != "sampled"
-        self.teacher_top_k: int | None = {"sampled": 0, "top_k": settings.top_k, "full": vocabulary_size - 1}[
+        self.teacher_top_k: int | None = {"sampled": 0, "top_k": settings.top_k, "full": run.vocabulary_size - 1}[
             settings.kl_estimator
         ]
 
