@@ -16,6 +16,7 @@ from tests.e2e.world import make_world
 from tests.unit.test_cli import assert_one_sentence, xopd
 from xopd.checks.run import Checks, Finding
 from xopd.config import load_config
+from xopd.errors import UserError
 from xopd.families import open_family
 
 CONTEXT = 256
@@ -135,21 +136,34 @@ def test_the_teachers_context(world, budget, outcome) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
+    ("answer", "grader", "outcome"),
     [
-        ("U.S.", "ok"),
-        ("5 p.m.", "ok"),
-        ("cafe\u0301", "ok"),
-        ("", "failed"),
-        ("...", "failed"),
-        ("my answer", "failed"),
+        ("U.S.", "final_answer", "ok"),
+        ("5 p.m.", "final_answer", "ok"),
+        ("cafe\u0301", "final_answer", "ok"),
+        ("", "final_answer", "failed"),
+        ("...", "final_answer", "failed"),
+        ("my answer", "final_answer", "failed"),
+        ("my answer", "exact_match", "ok"),
+        ("...", "exact_match", "failed"),
     ],
 )
-def test_an_answer_that_no_response_can_match(world, changed, answer, outcome) -> None:
-    found = findings(world, *changed({"item-17": {"answer": answer}}))["prompts"]
+def test_an_answer_that_no_response_can_match(world, changed, answer, grader, outcome) -> None:
+    found = findings(world, *changed({"item-17": {"answer": answer}}), f"evals.grader={grader}")["prompts"]
     assert found.outcome == outcome, found.detail
     if outcome == "failed":
         assert "item item-17: no response can be judged by its answer" in found.detail
+        assert f"{answer!r} (evals.grader {grader})" in found.detail
+
+
+def test_an_unknown_grader_is_found_before_anything_starts(world) -> None:
+    words = "evals.grader 'judge': there is no such grader; choose one of exact_match, final_answer."
+    config = load_config(world, ["evals.grader=judge"])
+    found = findings(world, "evals.grader=judge")
+    assert (found["grader"].outcome, found["grader"].detail) == ("failed", words)
+    assert found["prompts"].outcome == "left out"
+    with pytest.raises(UserError, match=re.escape(words)):
+        Checks(config).run_quick()
 
 
 def test_a_target_that_is_missing_or_too_long(world, changed) -> None:

@@ -91,6 +91,7 @@ def test_check_finds_everything_well(world):
         ("data.max_audio_seconds=0.6", ["item item-", "data.max_audio_seconds is 0.6"]),
         ("student.path=/nowhere", ["student.path /nowhere", "config.json"]),
         ("teacher.path=/nowhere", ["teacher.path /nowhere", "config.json"]),
+        ("evals.grader=judge", ["evals.grader 'judge'", "exact_match, final_answer"]),
         ("evals.bounds=/nowhere.json", ["evals.bounds /nowhere.json", "cannot be read"]),
         ("redis.url=redis://127.0.0.1:1", ["redis://127.0.0.1:1", "cannot be reached"]),
         ("teacher.endpoints=[127.0.0.1:1]", ["teacher.endpoints 127.0.0.1:1", "does not answer"]),

@@ -12,7 +12,6 @@ from tests.random_models import make_tokenizer
 from xopd.data import load_items
 from xopd.data.audio import AudioError, fetch_audio
 from xopd.errors import UserError
-from xopd.evals.grading import final_answer, is_correct
 from xopd.evals.intervals import accuracy_of, paired_bootstrap
 from xopd.prompts.vocabulary import describe_difference, fingerprint_vocabulary, vocabulary_of
 
@@ -88,13 +87,6 @@ def test_vocabularies_are_told_apart_by_name():
     assert "3000 tokens, the teacher 2999" in describe_difference(
         a, fingerprint_vocabulary({i: words[i] for i in range(2999)}, {})
     )
-
-
-def test_grading():
-    assert final_answer("one and two . answer three . answer four") == "four"
-    assert is_correct("so answer Twenty  One .", "twenty one")
-    assert not is_correct("twenty one", "twenty one")
-    assert not is_correct("answer", "two")
 
 
 def test_intervals():

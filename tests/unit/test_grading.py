@@ -1,4 +1,4 @@
-"""Which responses are right: the words after the last `answer`, whatever way Unicode has of writing them."""
+"""Which responses are right, by grader, whatever way Unicode has of writing them; and how a grader is found."""
 
 import unicodedata
 
@@ -6,10 +6,29 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from xopd.evals.grading import can_be_right, final_answer, is_correct, written_alike
+from xopd.data import AudioFile, Item
+from xopd.errors import UserError
+from xopd.evals.graders.exact import ExactMatch, FinalAnswer, final_answer
+from xopd.evals.graders.normal_form import written_alike
+from xopd.evals.graders.registry import GRADERS, grader_named
 
 FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 COMBINED = st.text(st.sampled_from("aeo\u0301\u0308\u0327\u0323 .-5éÅΩﬁ²½½ßİǆ가가\u0345Ǳ’“—\u00a0"), max_size=12)
+
+CLIP = AudioFile(uri="a.flac", sha256="0" * 64, seconds=1.0, sample_rate=16000)
+ITEM = Item(id="a", family="f", split="test", text="say it", audio=CLIP, answer="x")
+
+
+def asking_for(answer: str) -> Item:
+    return ITEM.model_copy(update={"answer": answer})
+
+
+def is_correct(response: str, answer: str) -> bool:
+    return FinalAnswer().grade(response, asking_for(answer))
+
+
+def can_be_right(answer: str) -> bool:
+    return FinalAnswer().can_be_right(asking_for(answer))
 
 
 @pytest.mark.parametrize(
@@ -169,3 +188,31 @@ def test_numbers_of_other_values_are_never_alike(said, gold):
     value, wanted = (float(text.replace("−", "-").rstrip(".")) for text in (said, gold))
     assert value == wanted or not is_correct(f"answer {said}", gold)
     assert is_correct(f"answer {said}", said)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "right"),
+    [
+        ("Four.", "four", True),
+        ("  cafe\u0301 ", "caf\u00e9", True),
+        ("the answer", "The answer", True),
+        ("answer four", "four", False),
+        ("four, I think", "four", False),
+        ("15", "1.5", False),
+        ("", "", False),
+        (".", ".", False),
+    ],
+)
+def test_an_exact_match_is_of_the_whole_response(response, answer, right):
+    assert ExactMatch().grade(response, asking_for(answer)) is right
+
+
+@pytest.mark.parametrize(("answer", "can"), [("four", True), ("the answer is five", True), ("", False), (". .", False)])
+def test_what_an_exact_match_can_be_of(answer, can):
+    assert ExactMatch().can_be_right(asking_for(answer)) is can
+
+
+def test_graders_are_found_by_name():
+    assert {name: grader_named(name).name for name in GRADERS} == {n: n for n in ("final_answer", "exact_match")}
+    with pytest.raises(UserError, match=r"^evals.grader 'judge': .*choose one of exact_match, final_answer\.$"):
+        grader_named("judge")

@@ -14,7 +14,7 @@ from typing import Any
 from xopd.config import Config
 from xopd.data.items import AudioFile, Item
 from xopd.errors import UserError
-from xopd.evals.grading import can_be_right
+from xopd.evals.graders.registry import Grader
 from xopd.ledger.begun import used_items
 from xopd.prompts.conditionings import Conditionings
 from xopd.prompts.encoding import TextEncoder
@@ -40,6 +40,7 @@ def check_prompts(
     family: StudentPrompts,
     teacher_tokenizer: Any,
     teacher_context: int | None,
+    grader: Grader,
 ) -> PromptsChecked:
     """Hold every item of the splits in use against the student, the teacher and the grader.
 
@@ -50,11 +51,13 @@ def check_prompts(
         family: the student's.
         teacher_tokenizer: a transformers tokenizer.
         teacher_context: longest prompt plus response that the teacher takes (tokens); None where that is not known.
+        grader: by which answers are judged.
 
     Raises:
         UserError: naming the first item that does not fit, and how many others do not.
     """
-    check = _Check(config, Conditionings(family, teacher_tokenizer, config.rollout.max_model_len), teacher_context)
+    conditionings = Conditionings(family, teacher_tokenizer, config.rollout.max_model_len)
+    check = _Check(config, conditionings, teacher_context, grader)
     spelling = (TextEncoder(family.tokenizer).spelling.search, TextEncoder(teacher_tokenizer).spelling.search)
     first: UserError | None = None
     wrong = seen = longest = spelt = 0
@@ -76,8 +79,11 @@ def check_prompts(
 class _Check:
     """One item at a time."""
 
-    def __init__(self, config: Config, conditionings: Conditionings, teacher_context: int | None) -> None:
+    def __init__(
+        self, config: Config, conditionings: Conditionings, teacher_context: int | None, grader: Grader
+    ) -> None:
         self.config = config
+        self.grader = grader
         self.conditionings = conditionings
         self.teacher_context = teacher_context
         self.target = config.objective.trained_target
@@ -93,10 +99,10 @@ class _Check:
                 target = len(self.conditionings.target(item, self.target))
                 for modality in (pb.MODALITY_SPEECH, pb.MODALITY_TEXT):
                     self.conditionings.student(item, modality, target)
-        if item.split != self.config.data.train_split and not can_be_right(item.answer):
+        if item.split != self.config.data.train_split and not self.grader.can_be_right(item):
             raise UserError(
-                f"item {item.id}: no response can be judged by its answer {item.answer!r}: compared are the words after"
-                " the last `answer` of a response, and they must not be empty; correct it."
+                f"item {item.id}: no response can be judged by its answer {item.answer!r} (evals.grader"
+                f" {self.grader.name}): {self.grader.expects}; correct it."
             )
         modalities = [pb.MODALITY_SPEECH, *([pb.MODALITY_TEXT] if item.kind == "task" else [])]
         return max(self.conditionings.student_length(item, modality) for modality in modalities)

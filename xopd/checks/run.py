@@ -17,6 +17,7 @@ from xopd.data import Item, load_items
 from xopd.data.audio import AudioError, AudioRules
 from xopd.errors import UserError, first_line
 from xopd.evals.bounds import read_bounds
+from xopd.evals.graders.registry import Grader, grader_named
 from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_config
 from xopd.families.registry import find_family
 from xopd.ledger.begun import refuse_changes
@@ -64,6 +65,7 @@ class Checks:
         self._rules = AudioRules.of(config.data)
         self._items: list[Item] | None = None
         self._clip_seconds: dict[str, float] = {}
+        self._grader: Grader | None = None
         self._family: ModelFamily | None = None
         self._student: Vocabulary | None = None
         self._teacher: Vocabulary | None = None
@@ -93,6 +95,7 @@ class Checks:
             self.overlap,
             self.checkpoints,
             self.tokenizers,
+            self.grader,
             self.bounds,
             self.redis,
             self.endpoints,
@@ -116,6 +119,7 @@ class Checks:
             ("teacher", self.teacher),
             ("vocabulary", self.vocabulary),
             ("audio", self.audio),
+            ("grader", self.grader),
             ("prompts", self.prompts),
             ("bounds", self.bounds),
             ("security", self.security),
@@ -164,12 +168,19 @@ class Checks:
             raise _bad_clip(item, error)
         return f"headers looked at, {len(sample)} of {len(items):,} clips read: all can be used"
 
+    def grader(self) -> str:
+        """Is the grader known?"""
+        self._grader = grader_named(self.config.evals.grader)
+        return f"{self._grader.name}: {self._grader.expects}"
+
     def prompts(self) -> str:
         """Does every item fit both models, and can its answer be given?"""
         from xopd.checks.prompts import check_prompts
 
         if self._family is None or self._teacher_tokenizer is None:
             raise LeftOut("needs both tokenizers")
+        if self._grader is None:
+            raise LeftOut("needs the grader")
         found = check_prompts(
             self.config,
             self.items,
@@ -177,6 +188,7 @@ class Checks:
             self._family,
             self._teacher_tokenizer,
             teacher_context(self.config),
+            self._grader,
         )
         spelling = f"; {found.spelling:,} spell control tokens, and are encoded as plain text" if found.spelling else ""
         return f"{found.items:,} items fit; the longest prompt has {found.longest:,} tokens{spelling}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from xopd.config import Config
 from xopd.data.items import Item
 from xopd.errors import UserError
-from xopd.evals.grading import written_alike
+from xopd.evals.graders.normal_form import written_alike
 
 
 def check_splits(config: Config, items: Sequence[Item]) -> None:

@@ -230,6 +230,11 @@ class EvalSettings(Section):
     max_new_tokens: Annotated[int, Field(ge=1, le=MAX_RESPONSE_TOKENS)] = Field(
         48, description="Longest answer (tokens)."
     )
+    grader: str = Field(
+        "final_answer",
+        description="What says whether an answer is right. `final_answer`: the words after the last `answer` of a"
+        " response are the item's `answer`. `exact_match`: the whole response is. See docs/DATA.md.",
+    )
     bounds: str | None = Field(
         None, description="JSON file of known bounds, such as the information ceiling; copied into the report."
     )

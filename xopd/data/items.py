@@ -57,7 +57,7 @@ class Item(BaseModel):
     question: str = ""
     """Text that goes beside the audio."""
     answer: str
-    """What the words after the last `answer` of a response must be."""
+    """The expected answer; `evals.grader` says how a response is held against it."""
     response: str = ""
     """A reference response, for supervised baselines."""
     targets: dict[str, str] = Field(default_factory=dict)

@@ -29,6 +29,7 @@ FIXED = (
     "objective.method",
     "objective.target",
     "evals.max_new_tokens",
+    "evals.grader",
 )
 """Settings that decide which items a step takes, or what a score means: not to be changed within a run."""
 NEW_RUN = "begin a new run with --set run.name=NAME"

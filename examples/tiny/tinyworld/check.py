@@ -7,7 +7,6 @@ model alone can bring out by voice what the frozen tower has not heard.
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,14 @@ from rich.table import Table
 from torch import Tensor
 from transformers import Qwen2Tokenizer
 
+from xopd.data import Item
+from xopd.evals.graders.registry import grader_named
+from xopd.evals.intervals import accuracy_of
+
 from . import cards
 from .dataset import read_items
 from .language import LARGE, LONGEST_RESPONSE, embed_text, greedy
 from .student import Student, embed_speech, load_student, load_teacher, vocabulary_difference
-from .tasks import extract_answer
 from .tokens import load_tokenizer
 from .tower import encode, feature_extractor
 from .tower_training import load_probe, word_error_rate
@@ -37,10 +39,9 @@ Figure = dict[str, Any]
 
 def figure(right: list[bool]) -> Figure:
     """Accuracy, how many items it is over, and the half width of its 95 % interval (Wilson's)."""
-    n, z = len(right), 1.96
-    p = sum(right) / n
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"accuracy": round(p, 4), "n": n, "ci95": round(half, 4)}
+    score = accuracy_of(right)
+    low, high = score.ci95
+    return {"accuracy": round(score.accuracy, 4), "n": score.n, "ci95": round((high - low) / 2, 4)}
 
 
 def load_clip(folder: Path, item: dict[str, Any]) -> npt.NDArray[np.float32]:
@@ -65,8 +66,9 @@ def encode_items(student: Student, folder: Path, items: list[dict[str, Any]]) ->
 
 
 def judge(texts: list[str], items: list[dict[str, Any]]) -> list[bool]:
-    """Whether each response ends in its item's answer."""
-    return [extract_answer(t) == item["answer"] for t, item in zip(texts, items, strict=True)]
+    """Whether each response is right, by the grader that a run of this world uses."""
+    grader = grader_named("final_answer")
+    return [grader.grade(text, Item.model_validate(item)) for text, item in zip(texts, items, strict=True)]
 
 
 @torch.no_grad()

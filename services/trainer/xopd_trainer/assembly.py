@@ -20,6 +20,7 @@ from xopd.data import Item, load_items
 from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
 from xopd.errors import UserError, first_line
+from xopd.evals.graders.registry import grader_named
 from xopd.families import ModelFamily, open_family
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.ledger import Ledger, LedgerError, ledger_path
@@ -101,6 +102,7 @@ async def _assembled(config: Config, credentials: Credentials, ledger: Ledger) -
     check_splits(config, items)
     for warning in split_warnings(config, items):
         log.warning("splits", warning=warning)
+    grader_named(config.evals.grader)
     read_bounds(config.evals.bounds)
     family, teacher_tokenizer = _open_models(config)
     metrics = TrainerMetrics()
@@ -225,7 +227,8 @@ def _parts(
     writer = GroupWriter(config, conditionings, run_id)
     scorer = GroupScorer(conditionings, teacher, vocabulary_size)
     refusals = Refusals(dead, metrics.refused_items, config.data.manifest)
-    evaluator = Evaluator(writer, dispatcher, conditionings, refusals, config.evals.max_new_tokens)
+    grader = grader_named(config.evals.grader)
+    evaluator = Evaluator(writer, dispatcher, conditionings, refusals, config.evals.max_new_tokens, grader)
     prober = Prober(writer, dispatcher, scorer, learner, compute, config.trainer.overlap_top_k)
     held_out = HeldOut(config, items, evaluator, prober, teacher, files, status, records)
     steps = StepRunner(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from xopd.config import Config
 from xopd.data import Item
 from xopd.errors import UserError
+from xopd.evals.parts import first_of_each_kind
 from xopd.evals.verdicts import Evaluation
 from xopd.scoring import TeacherClient
 from xopd_trainer.evaluation import Evaluator
@@ -40,8 +41,7 @@ class HeldOut:
         self.records = records
         self.test = [item for item in items if item.split == config.data.eval_split]
         dev = [item for item in items if item.split == config.data.dev_split]
-        limit = config.evals.dev_items
-        self.dev = [item for kind in ("task", "retention") for item in [i for i in dev if i.kind == kind][:limit]]
+        self.dev = first_of_each_kind(dev, config.evals.dev_items)
         self.probed = [item for item in self.dev if item.kind == "task"][: config.evals.probe_items]
 
     async def score_teacher(self) -> Evaluation:

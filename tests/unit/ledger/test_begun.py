@@ -88,6 +88,7 @@ def test_items_that_the_run_does_not_use_may_change(begun) -> None:
         ("trainer", "batch_prompts", 8),
         ("objective", "method", "sft"),
         ("evals", "max_new_tokens", 47),
+        ("evals", "grader", "exact_match"),
         ("teacher", "path", "/models/other"),
         ("student", "path", "/models/other"),
     ],

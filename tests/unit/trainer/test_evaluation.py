@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import Counter
-from xopd_trainer.dispatch.dispatcher import GroupFailedError
+from xopd_trainer.dispatch.dispatcher import GroupFailedError, PolicyMissingError
 from xopd_trainer.dispatch.groups import GroupWriter
 from xopd_trainer.dispatch.rejected import Refusals
 from xopd_trainer.evaluation import Evaluator
@@ -16,6 +16,7 @@ from xopd_trainer.state.run_files import RunFiles
 
 from xopd.data import AudioFile, Item
 from xopd.errors import UserError
+from xopd.evals.graders.registry import grader_named
 from xopd.evals.verdicts import Evaluation
 from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import GeneratedResponse, UnscorableError
@@ -37,7 +38,7 @@ class Dead:
 class Dispatcher:
     """Answers each group by its item's id: (text, finish reason), or a failure."""
 
-    def __init__(self, family: Any, answers: dict[str, tuple[str, int] | str]) -> None:
+    def __init__(self, family: Any, answers: dict[str, tuple[str, int] | str | GroupFailedError]) -> None:
         self.family, self.answers, self.asked = family, answers, 0
 
     async def submit(self, groups: list[pb.PromptGroup]) -> dict[str, asyncio.Future[pb.TrajectoryGroup]]:
@@ -46,8 +47,8 @@ class Dispatcher:
         for group in groups:
             futures[group.group_id] = future = asyncio.get_running_loop().create_future()
             answer = self.answers[group.item_id]
-            if isinstance(answer, str):
-                future.set_exception(GroupFailedError(answer))
+            if isinstance(answer, (str, GroupFailedError)):
+                future.set_exception(GroupFailedError(answer) if isinstance(answer, str) else answer)
                 continue
             ids = self.family.encode_response(answer[0])
             trajectory = pb.Trajectory(token_ids=ids if answer[1] == pb.FINISH_REASON_STOP else ids[:-1])
@@ -61,11 +62,12 @@ STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 
 @pytest.fixture
 def evaluator(config, family):
-    def _make(answers: dict[str, Any]) -> Evaluator:
+    def _make(answers: dict[str, Any], grader: str = "final_answer") -> Evaluator:
         conditionings = Conditionings(family, family.tokenizer, config.rollout.max_model_len)
         refusals = Refusals(Dead(), Counter("refused", "", ["reason"], registry=None), "items.jsonl")
         writer = GroupWriter(config, conditionings, "run")
-        return Evaluator(writer, Dispatcher(family, answers), conditionings, refusals, config.evals.max_new_tokens)
+        longest, grader = config.evals.max_new_tokens, grader_named(grader)
+        return Evaluator(writer, Dispatcher(family, answers), conditionings, refusals, longest, grader)
 
     return _make
 
@@ -129,7 +131,7 @@ async def test_the_teachers_answers_are_held_to_the_same(evaluator, family) -> N
     ]  # fmt: skip
     assert found.as_json()["text"]["unanswered"] == 1
     with pytest.raises(
-        UserError, match=r"the teacher's evaluation has no score: none of its 1 items .* too long for me"
+        UserError, match=r"the teacher's evaluation of text has no score: none of its 1 items .* too long for me"
     ):
         await asked.teacher(Teacher(family, ["refused"]), items[:1], nothing)
 
@@ -151,5 +153,20 @@ async def test_an_evaluation_is_taken_over_only_where_it_asked_the_same(evaluato
     longer = evaluator({})
     longer.max_new_tokens += 1
     assert files.read_evaluation("base", {item.id: longer.asked(item, 0)}) is None
+    other = evaluator({}, grader="exact_match")
+    assert files.read_evaluation("base", {item.id: other.asked(item, 0)}) is None
     (files.folder / "evals" / "base.json").write_text('{"speech": [{"item')
     assert _known(item) is None
+
+
+async def test_the_grader_of_the_configuration_judges(evaluator) -> None:
+    answers = {"i0": ("answer four", STOP), "i1": ("Four.", STOP), "i2": ("four", LENGTH)}
+    items = [make_item(n) for n in range(3)]
+    found = await evaluator(answers, grader="exact_match").student("base", 0, 0, items, nothing)
+    assert found.right("speech") == {"i0": False, "i1": True, "i2": False}
+
+
+async def test_a_policy_that_no_pod_has_ends_the_evaluation(evaluator) -> None:
+    asked = evaluator({"i0": PolicyMissingError("no pod has version 3"), "i1": ("answer four", STOP)})
+    with pytest.raises(UserError, match=r"the dev evaluation cannot go on: no pod has version 3; see the pods' logs"):
+        await asked.student("dev", 3, 3, [make_item(0), make_item(1)], nothing)

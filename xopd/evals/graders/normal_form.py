@@ -1,15 +1,13 @@
-"""Is a response right? Its final answer is the words after the last `answer`, compared with the gold as people read it.
+"""Text as people read it: the form in which answers are compared.
 
-Both sides are written alike first: case, spaces, Unicode's ways to write one character, typographic quotes and dashes,
-and full stops at the ends do not count. Signs, decimal points and exponents do: -3, 3, 1.5, 15, 10² and 102 all differ.
+Case, spaces, Unicode's ways to write one character, typographic quotes and dashes, and full stops at the ends do not
+count. Signs, decimal points and exponents do: -3, 3, 1.5, 15, 10² and 102 all differ.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-
-MARKER = "answer"
 
 _SUPERSCRIPTS, _SUBSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "₀₁₂₃₄₅₆₇₈₉₊₋"
 _PLAIN = str.maketrans(
@@ -26,33 +24,13 @@ _ENDS = " .。"
 """What is left out at both ends of an answer."""
 
 
-def final_answer(response: str) -> str | None:
-    """The words after the last `answer` of a response, as `written_alike` has them; None without that word."""
-    words = _characters_alike(response).split()
-    if MARKER not in words:
-        return None
-    last = len(words) - 1 - words[::-1].index(MARKER)
-    return _without_ends(" ".join(words[last + 1 :]))
-
-
-def is_correct(response: str, answer: str) -> bool:
-    """Whether the response's final answer is `answer`. No final answer is wrong, not left out."""
-    gold = written_alike(answer)
-    # Nothing is right where no answer is known.
-    return gold != "" and final_answer(response) == gold
-
-
-def can_be_right(answer: str) -> bool:
-    """Whether some response is right for this gold: not for full stops alone, nor for one with the word `answer`."""
-    return is_correct(f"{MARKER} {answer}", answer)
-
-
 def written_alike(text: str) -> str:
     """An answer with all that does not count in it written in one way: single-spaced, in lower case."""
-    return _without_ends(" ".join(_characters_alike(text).split()))
+    return without_ends(" ".join(characters_alike(text).split()))
 
 
-def _characters_alike(text: str) -> str:
+def characters_alike(text: str) -> str:
+    """`text` with one way to write each character, in lower case; its spaces and ends are as they were."""
     # Compatibility forms would take 10² for 102, 1½ for 11/2, and the inch of 5″ for two quotes.
     text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda found: f"^{found[0]}", text)
     text = re.sub(rf"(?<=\d)[{_SUBSCRIPTS}]+", lambda found: f"_{found[0]}", text)
@@ -63,7 +41,8 @@ def _characters_alike(text: str) -> str:
     return unicodedata.normalize("NFKC", text.casefold()).translate(_PLAIN)
 
 
-def _without_ends(text: str) -> str:
+def without_ends(text: str) -> str:
+    """`text` without the spaces and full stops at its ends; that of a decimal point stays."""
     text = text.rstrip(_ENDS)
     bare = text.lstrip(_ENDS)
     # One full stop right before a digit is a decimal point.

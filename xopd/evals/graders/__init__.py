@@ -1,0 +1,1 @@
+"""Graders: is a response right? `evals.grader` names one of `registry.GRADERS`."""
