@@ -1,1 +1,13 @@
-"""The forward pass over responses that share prompts, for learner and teacher."""
+"""The forward pass that learner and teacher share. Knows no model family, no service and no loss."""
+
+from xopd.forward.shared_prefix import (
+    Decoder,
+    Prefix,
+    extend,
+    left_padded,
+    read_prompts,
+    read_responses,
+    text_positions,
+)
+
+__all__ = ["Decoder", "Prefix", "extend", "left_padded", "read_prompts", "read_responses", "text_positions"]

@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from xopd.forward import Decoder, Prefix, extend
 from xopd_teacher.engines.base import Generated, GenerateItem
 
 
-@dataclass
-class Prefix:
-    """Prompts that went through the model: their cache, and what the first response token is read from.
-
-    cache: keys and values of n prompts padded to P. mask: [n, P], 0 on padding. lengths: [n] without padding.
-    last_hidden: [n, d], the hidden state of each prompt's last token.
-    """
-
-    cache: Any
-    mask: Tensor
-    lengths: Tensor
-    last_hidden: Tensor
-
-
-class Decoder(Protocol):
-    """What decoding needs of an engine; see `TransformersEngine`."""
-
-    holes: tuple[int, ...]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of hidden states [..., d]."""
-        ...
-
-    def step(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Hidden states of `ids` after what `cache` holds, and the longer cache."""
-        ...
-
-
-def decode(engine: Decoder, prefix: Prefix, items: Sequence[GenerateItem]) -> tuple[list[Generated], int]:
+def decode(
+    decoder: Decoder,
+    logits_of: Callable[[Tensor], Tensor],
+    never: Sequence[int],
+    prefix: Prefix,
+    items: Sequence[GenerateItem],
+) -> tuple[list[Generated], int]:
     """Answer `items`, whose prompts `prefix` holds in the same order. The prefix is used up.
+
+    Args:
+        decoder: see `xopd.forward.shared_prefix`.
+        logits_of: maps hidden states [..., hidden size] to logits [..., vocabulary].
+        never: ids that are never generated.
+        prefix: of the prompts.
+        items: what is to be answered.
 
     Returns:
         The answers, and how many positions went through the model for them.
     """
     tokens: list[list[int]] = [[] for _ in items]
     logprobs: list[list[float]] = [[] for _ in items]
-    holes = torch.tensor(engine.holes, dtype=torch.int64, device=prefix.mask.device)
+    holes = torch.tensor(never, dtype=torch.int64, device=prefix.mask.device)
     generators = [torch.Generator().manual_seed(item.seed) for item in items]
     alive = list(range(len(items)))  # items by row; a row whose item has ended stays until the next clearing
     ended: set[int] = set()
-    hidden, mask, cache, lengths = prefix.last_hidden, prefix.mask, prefix.cache, prefix.lengths
+    hidden, mask, cache, positions = prefix.last_hidden, prefix.mask, prefix.cache, prefix.next_positions
     forward = 0
     while True:
-        distribution = torch.log_softmax(engine.logits(hidden).float(), dim=-1)
+        distribution = torch.log_softmax(logits_of(hidden).float(), dim=-1)
         tokens_alone = distribution.index_fill(-1, holes, float("-inf")) if len(holes) else distribution
         chosen = _choose(tokens_alone, [items[i] for i in alive], [generators[i] for i in alive])
         chosen_logprobs = distribution.gather(-1, chosen[:, None])[:, 0].tolist()
@@ -73,11 +57,11 @@ def decode(engine: Decoder, prefix: Prefix, items: Sequence[GenerateItem]) -> tu
         if 2 * len(running) <= len(alive):
             rows = torch.tensor(running, device=mask.device)
             cache.reorder_cache(rows)
-            chosen, mask, lengths = chosen[rows], mask[rows], lengths[rows]
+            chosen, mask, positions = chosen[rows], mask[rows], positions[rows]
             alive = [alive[row] for row in running]
         mask = torch.cat([mask, mask.new_ones(len(alive), 1)], dim=1)
-        states, cache = engine.step(chosen[:, None], mask, lengths[:, None], cache)
-        hidden, lengths = states[:, -1], lengths + 1
+        states, cache = extend(decoder, cache, chosen[:, None], mask, positions[:, None])
+        hidden, positions = states[:, -1], positions + 1
         forward += len(alive)
     answers = [
         Generated(np.asarray(t, dtype=np.int64), np.asarray(p, dtype=np.float32))

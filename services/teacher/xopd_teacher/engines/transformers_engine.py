@@ -1,17 +1,7 @@
-"""The default engine: transformers, one forward pass over each distinct prompt for all the responses that follow it.
-
-    x_0 … x_{P-1}            forward once; keep the key-value cache and the last hidden state h_{P-1}
-    y_0 … y_{T-2}            forward on the repeated cache, at positions P … P+T-2; hidden states h_P … h_{P+T-2}
-
-    log π_T(y_0 | x)         is read from h_{P-1}: the LAST PROMPT position predicts the first response token
-    log π_T(y_t | x, y_<t)   is read from h_{P+t-1}
-
-Prompts are padded on the left, so that every cache ends where the response begins; responses on the right.
-"""
+"""The default engine: transformers, one forward pass over each distinct prompt for all the responses that follow it."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
+from xopd.forward import Prefix, left_padded, read_prompts, read_responses, text_positions
 from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ResponseScore, ScoreItem
 from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
-from xopd_teacher.engines.decoding import Prefix, decode
+from xopd_teacher.engines.decoding import decode
 from xopd_teacher.engines.packing import Row, pack, runs_within
 from xopd_teacher.engines.readout import read_scores
 
@@ -78,12 +70,11 @@ class TransformersEngine:
         found: dict[tuple[int, int], ResponseScore] = {}
         forward = padding = 0
         for prompt_pass in pack(items, self.token_budget):
-            prefix = self.prefill(prompt_pass.prompts)
+            prefix = self._read_prompts(prompt_pass.prompts)
             forward += prefix.mask.numel()
-            padding += prefix.mask.numel() - int(prefix.lengths.sum())
-            for index, rows in enumerate(prompt_pass.row_passes):
-                last_use = index == len(prompt_pass.row_passes) - 1
-                hidden, width = self._follow(prefix, rows, last_use)
+            padding += prefix.mask.numel() - int(prefix.mask.sum())
+            for rows in prompt_pass.row_passes:
+                hidden, width = self._read_responses(prefix, rows)
                 forward += len(rows) * width
                 padding += sum(width + 1 - len(row.tokens) for row in rows)
                 self._read(rows, hidden, found)
@@ -97,62 +88,30 @@ class TransformersEngine:
         forward = padding = 0
         longest_answer = max(item.max_new_tokens for item in items)
         for run in runs_within(range(len(items)), lambda i: len(items[i].prompt), longest_answer, self.token_budget):
-            prefix = self.prefill([items[i].prompt for i in run])
-            generated, steps = decode(self, prefix, [items[i] for i in run])
+            prefix = self._read_prompts([items[i].prompt for i in run])
+            generated, steps = decode(self.decoder, self.logits, self.holes, prefix, [items[i] for i in run])
             answers.update(zip(run, generated, strict=True))
             forward += prefix.mask.numel() + steps
-            padding += prefix.mask.numel() - int(prefix.lengths.sum())
+            padding += prefix.mask.numel() - int(prefix.mask.sum())
         return Batch([answers[i] for i in range(len(items))], forward, padding)
-
-    def prefill(self, prompts: Sequence[tuple[int, ...]]) -> Prefix:
-        """Put prompts through the model, padded on the left."""
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros(len(prompts), width, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        mask = mask.to(self.device)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        hidden, cache = self.step(ids.to(self.device), mask, positions, None)
-        # A copy: a view would keep the states of the whole prompt alive.
-        return Prefix(cache, mask, mask.sum(-1), hidden[:, -1].clone())
-
-    def step(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        """Forward `ids` [n, w] after what `cache` holds; gives hidden states [n, w, d] and the longer cache.
-
-        mask: [n, cached + w], 0 on padding. positions: [n, w].
-        """
-        out = self.decoder(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        return out.last_hidden_state, out.past_key_values
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., vocabulary] of hidden states [..., d]: a view without the head's padding."""
         logits: Tensor = self.head(hidden)[..., : self.info.vocabulary.size]
         return logits
 
-    def _follow(self, prefix: Prefix, rows: Sequence[Row], last_use: bool) -> tuple[Tensor, int]:
+    def _read_prompts(self, prompts: Sequence[tuple[int, ...]]) -> Prefix:
+        ids, mask = left_padded([torch.tensor(prompt) for prompt in prompts])
+        mask = mask.to(self.device)
+        return read_prompts(self.decoder, ids.to(self.device), mask, text_positions(mask))
+
+    def _read_responses(self, prefix: Prefix, rows: Sequence[Row]) -> tuple[Tensor, int]:
         """Hidden states that predict the tokens of `rows`, one after the other: [sum of T, d]; and the pass's width."""
-        lengths = torch.tensor([len(row.tokens) for row in rows])
         slots = torch.tensor([row.prompt for row in rows], device=self.device)
-        first = prefix.last_hidden[slots][:, None]
-        longest = int(lengths.max())
-        real = (torch.arange(longest) < lengths[:, None]).to(self.device)
-        if longest == 1:
-            return first[:, 0], 0
-        ids = torch.zeros(len(rows), longest - 1, dtype=torch.int64)
-        for index, row in enumerate(rows):
-            # The last token is predicted, and predicts nothing that is asked for.
-            ids[index, : len(row.tokens) - 1] = torch.from_numpy(row.tokens[:-1])
-        cache = prefix.cache if last_use else copy.deepcopy(prefix.cache)
-        cache.reorder_cache(slots)
-        # Padding on the right follows what is read, so causal attention keeps it out of sight; the mask says so too.
-        mask = torch.cat([prefix.mask[slots], real[:, 1:].to(prefix.mask.dtype)], dim=1)
-        positions = prefix.lengths[slots][:, None] + torch.arange(longest - 1, device=self.device)
-        hidden, _ = self.step(ids.to(self.device), mask, positions, cache)
-        return torch.cat([first, hidden], dim=1)[real], longest - 1
+        ids = pad_sequence([torch.from_numpy(row.tokens) for row in rows], batch_first=True).to(self.device)
+        lengths = torch.tensor([len(row.tokens) for row in rows], device=self.device)
+        real = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+        return read_responses(self.decoder, prefix, slots, ids, real)[real], ids.shape[1] - 1
 
     def _read(self, rows: Sequence[Row], hidden: Tensor, found: dict[tuple[int, int], ResponseScore]) -> None:
         """Read the scores of `rows` from their hidden states [sum of T, d] into `found`."""

@@ -1,7 +1,6 @@
-"""The policy at the tokens of responses: each prompt is read once, its key-value cache serves them all.
+"""The policy at the tokens of responses: its hidden states, and what it says there.
 
-Exact, gradients included: the cache is repeated, not detached. A speech prompt's audio enters as the frozen tower's
-cached features, so the tower itself is never run here.
+A speech prompt's audio enters as the frozen tower's cached features, so the tower itself is never run here.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from xopd.families import ModelFamily
+from xopd.forward import left_padded, read_prompts, read_responses
 from xopd.objective import Head, read_tokens
 from xopd_trainer.batch import ResponseTensors
 from xopd_trainer.methods import PolicyReadout
@@ -39,33 +38,13 @@ def response_hidden(
     Returns:
         Shape [responses, tokens, hidden size], with gradient. Values on padding are finite and mean nothing.
     """
-    language_model = family.language_model(policy)
-    embeddings, prompt_mask = _left_padded(prompts)
-    device = embeddings.device
-    repeats = torch.tensor(per_prompt, device=device)
-    cache = DynamicCache()
-    read = language_model(
-        inputs_embeds=embeddings,
-        attention_mask=prompt_mask,
-        position_ids=family.positions(prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-    )
-    # The last prompt position predicts the first response token; response token t predicts token t + 1.
-    hidden: Tensor = read.last_hidden_state[:, -1:].repeat_interleave(repeats, dim=0)
-    if responses.shape[1] > 1:
-        rows = torch.arange(len(prompts), device=device).repeat_interleave(repeats)
-        cache.batch_select_indices(rows)
-        full_mask = torch.cat([prompt_mask[rows], mask[:, :-1].to(prompt_mask)], dim=1)
-        continued = language_model(
-            inputs_embeds=language_model.get_input_embeddings()(responses[:, :-1]),  # type: ignore[operator]
-            attention_mask=full_mask,
-            position_ids=family.positions(full_mask)[..., prompt_mask.shape[1] :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden = torch.cat([hidden, continued.last_hidden_state], dim=1)
-    return hidden
+    decoder = family.language_model(policy)
+    embedded, prompt_mask = left_padded(prompts)
+    prefix = read_prompts(decoder, embedded, prompt_mask, family.positions(prompt_mask))
+    repeats = torch.tensor(per_prompt, device=embedded.device)
+    rows = torch.arange(len(prompts), device=embedded.device).repeat_interleave(repeats)
+    embed = decoder.get_input_embeddings()  # type: ignore[operator]
+    return read_responses(decoder, prefix, rows, embed(responses), mask)
 
 
 def read_policy(
@@ -96,11 +75,3 @@ def read_policy(
 def _laid_out(values: Tensor, mask: Tensor) -> Tensor:
     """Values of tokens [tokens, ...] in the shape of `mask` [responses, tokens, ...]; 0 on padding."""
     return values.new_zeros(*mask.shape, *values.shape[1:]).index_put((mask,), values)
-
-
-def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    longest = max(len(prompt) for prompt in prompts)
-    embeddings = torch.stack([nn.functional.pad(p, (0, 0, longest - len(p), 0)) for p in prompts])
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=embeddings.device)
-    mask = torch.arange(longest, device=embeddings.device)[None, :] >= (longest - lengths)[:, None]
-    return embeddings, mask.long()
