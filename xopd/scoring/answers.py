@@ -11,23 +11,10 @@ from numpy.typing import NDArray
 
 from xopd.scoring.errors import BadAnswerError
 from xopd.v1 import teacher_pb2 as pb
+from xopd.wire import TokenScores
 
 ABOVE_ZERO = 1e-3
 """A log-probability may exceed 0 by rounding, not by more (nats)."""
-
-
-@dataclass(frozen=True)
-class ScoredResponse:
-    """log π_T(y_t | x_t, y_<t) of one response of T tokens, natural logarithm, float32.
-
-    logprobs: [T]. top_token_ids [T, k] int32 and top_logprobs [T, k]: the most probable tokens, best first.
-    tail_logprobs: [T], log of the mass outside the top k; [0] where k is 0.
-    """
-
-    logprobs: NDArray[np.float32]
-    top_token_ids: NDArray[np.int32]
-    top_logprobs: NDArray[np.float32]
-    tail_logprobs: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,7 +27,7 @@ class GeneratedResponse:
 
 def read_scores(
     request: pb.ScoreRequest, response: pb.ScoreResponse, model: str, vocabulary_size: int
-) -> list[ScoredResponse]:
+) -> list[TokenScores]:
     """The scores of each response of `request`, in its order; `model` is what the pod says that it serves.
 
     All tokens that it names lie below `vocabulary_size`.
@@ -85,7 +72,7 @@ def read_generated(
     return GeneratedResponse(token_ids, _logprobs("the generated response", response.logprobs, tokens))
 
 
-def _read_one(where: str, tokens: int, top_k: int, vocabulary_size: int, score: pb.ResponseLogprobs) -> ScoredResponse:
+def _read_one(where: str, tokens: int, top_k: int, vocabulary_size: int, score: pb.ResponseLogprobs) -> TokenScores:
     if len(score.top_token_ids) != tokens * top_k:
         raise BadAnswerError(f"{where}: {tokens * top_k} top tokens were asked for, {len(score.top_token_ids)} came")
     top_token_ids = np.fromiter(score.top_token_ids, dtype=np.int32)
@@ -94,7 +81,7 @@ def _read_one(where: str, tokens: int, top_k: int, vocabulary_size: int, score: 
         raise BadAnswerError(
             f"{where}: token id {outside[0]} is among the most probable, the vocabulary has {vocabulary_size}"
         )
-    return ScoredResponse(
+    return TokenScores(
         _logprobs(where, score.logprobs, tokens),
         top_token_ids.reshape(tokens, top_k),
         _logprobs(where, score.top_logprobs, tokens * top_k).reshape(tokens, top_k),

@@ -28,7 +28,7 @@ from tenacity import (
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.prompts.vocabulary import Vocabulary
-from xopd.scoring.answers import GeneratedResponse, ScoredResponse, read_generated, read_scores
+from xopd.scoring.answers import GeneratedResponse, read_generated, read_scores
 from xopd.scoring.channel import RETRY_AFTER
 from xopd.scoring.errors import BadAnswerError, ScoringError, UnscorableError
 from xopd.scoring.pods import Pod, parse_source
@@ -37,7 +37,7 @@ from xopd.scoring.spans import Metadata, call_span
 from xopd.security import Credentials
 from xopd.telemetry import NO_TRACER, Tracer
 from xopd.v1 import teacher_pb2 as pb
-from xopd.wire import PROTOCOL
+from xopd.wire import PROTOCOL, TokenScores
 
 log = structlog.get_logger(__name__)
 Response = TypeVar("Response")
@@ -171,7 +171,7 @@ class TeacherClient:
 
     async def score(
         self, prompt_token_ids: Sequence[int], responses: Sequence[ArrayLike], request_id: str, top_k: int = 0
-    ) -> list[ScoredResponse]:
+    ) -> list[TokenScores]:
         """Log-probabilities of `responses` after one prompt; too large a request travels in parts.
 
         Args:
@@ -244,10 +244,10 @@ class TeacherClient:
         """Each pod for /status: endpoint, model, engine, ok, and what it did."""
         return [pod.describe() for pod in self._pool.pods]
 
-    async def _score(self, request: pb.ScoreRequest) -> list[ScoredResponse]:
+    async def _score(self, request: pb.ScoreRequest) -> list[TokenScores]:
         tokens = sum(len(response.token_ids) for response in request.responses)
 
-        async def _call(pod: Pod, metadata: Metadata) -> list[ScoredResponse]:
+        async def _call(pod: Pod, metadata: Metadata) -> list[TokenScores]:
             began = time.monotonic()
             assert pod.info is not None
             model, vocabulary_size = pod.info.model, pod.info.vocabulary_size

@@ -17,11 +17,13 @@ from xopd.wire.messages import (
     decode_trajectory_group,
     decode_weight_manifest,
 )
+from xopd.wire.scores import TokenScores
 
 __all__ = [
     "MODALITY_NAMES",
     "PROTOCOL",
     "NewerProtocolError",
+    "TokenScores",
     "UnusableGroupError",
     "WireError",
     "decode",

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import structlog
 
-from xopd_teacher.engines import Batch, Engine, Generated, GenerateItem, ResponseScore, ScoreItem
+from xopd.wire import TokenScores
+from xopd_teacher.engines import Batch, Engine, Generated, GenerateItem, ScoreItem
 from xopd_teacher.metrics import TeacherMetrics
 
 log = structlog.get_logger(__name__)
@@ -85,7 +86,7 @@ class Batcher:
         metrics.queue_limit.set(max_queue)
         metrics.token_budget.set(token_budget)
 
-    async def score(self, item: ScoreItem, deadline: float | None) -> tuple[tuple[ResponseScore, ...], Done]:
+    async def score(self, item: ScoreItem, deadline: float | None) -> tuple[tuple[TokenScores, ...], Done]:
         """Score one request. `deadline` is by time.monotonic.
 
         Raises:

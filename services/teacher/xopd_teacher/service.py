@@ -17,7 +17,7 @@ from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL
 from xopd_teacher.batcher import Batcher, EngineError, QueueFullError
-from xopd_teacher.engines import EngineInfo, ResponseScore
+from xopd_teacher.engines import EngineInfo
 from xopd_teacher.engines.base import Floats
 from xopd_teacher.metrics import TeacherMetrics
 from xopd_teacher.spans import note_status, record_done, server_span
@@ -126,7 +126,7 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
         self.metrics.scored_tokens.inc(sum(len(response) for response in item.responses))
         return pb.ScoreResponse(
             request_id=request.request_id,
-            scores=[_as_message(score) for score in scores],
+            scores=[score.as_message() for score in scores],
             model=self.model,
             queue_seconds=done.queue_seconds,
             compute_seconds=done.compute_seconds,
@@ -179,15 +179,6 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
             raise RefusedError(
                 grpc.StatusCode.INTERNAL, f"the model gave a log-probability that is NaN or infinite for {of}"
             )
-
-
-def _as_message(score: ResponseScore) -> pb.ResponseLogprobs:
-    return pb.ResponseLogprobs(
-        logprobs=score.logprobs.tolist(),
-        top_token_ids=score.top_token_ids.ravel().tolist(),
-        top_logprobs=score.top_logprobs.ravel().tolist(),
-        tail_logprobs=score.tail_logprobs.tolist(),
-    )
 
 
 def _deadline(context: Any) -> float | None:

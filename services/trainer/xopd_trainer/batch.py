@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xopd.objective import TeacherTop
-from xopd.scoring import ScoredResponse
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import TokenScores
 
 Floats = NDArray[np.float32]
 
@@ -25,7 +25,7 @@ class ScoredTrajectory:
     """Shape [tokens], end-of-turn included when it was sampled."""
     behaviour_logprobs: Floats | None
     """log π_b(y_t | x_m, y_<t), shape [tokens]; None where the policy did not sample it."""
-    teacher: ScoredResponse | None
+    teacher: TokenScores | None
     """log π_T(y_t | x_t, y_<t) and the teacher's most probable tokens; None where the teacher was not asked."""
     truncated: bool
     """Whether it ended at the length limit instead of an end of turn."""
@@ -91,7 +91,7 @@ def collate_responses(groups: Sequence[ScoredGroup]) -> ResponseTensors:
     )
 
 
-def _top(scores: Sequence[ScoredResponse]) -> TeacherTop:
+def _top(scores: Sequence[TokenScores]) -> TeacherTop:
     return TeacherTop(
         _padded([score.top_token_ids for score in scores], torch.int64),
         _padded([score.top_logprobs for score in scores], torch.float32),

@@ -15,8 +15,8 @@ from xopd.config import Config
 from xopd.config.objective import ObjectiveSettings
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
-from xopd.scoring import ScoredResponse
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import TokenScores
 
 MODALITIES = (pb.MODALITY_TEXT, pb.MODALITY_SPEECH)
 ALL_TOKENS = 10**6
@@ -51,17 +51,17 @@ def make_learner(config: Config, family: ModelFamily, features: FeatureCache) ->
     return Learner(config, family, features, make_method(config, family.vocabulary.size))
 
 
-def scored(logprobs: np.ndarray, top_k: int = 0, seed: int = 0, vocabulary: int = 200) -> ScoredResponse:
+def scored(logprobs: np.ndarray, top_k: int = 0, seed: int = 0, vocabulary: int = 200) -> TokenScores:
     """What a teacher would have said: `logprobs` of the tokens, and random top-k tokens with a tail."""
     rng = np.random.default_rng(seed)
     tokens = len(logprobs)
     if top_k == 0:
         shape = (tokens, 0)
-        return ScoredResponse(logprobs, np.empty(shape, np.int32), np.empty(shape, np.float32), np.empty(0, np.float32))
+        return TokenScores(logprobs, np.empty(shape, np.int32), np.empty(shape, np.float32), np.empty(0, np.float32))
     ids = np.stack([rng.permutation(vocabulary)[:top_k] for _ in range(tokens)]).astype(np.int32)
     logits = np.sort(rng.normal(0, 2, (tokens, top_k + 1)))[:, ::-1]
     buckets = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return ScoredResponse(logprobs, ids, buckets[:, :-1].astype(np.float32), buckets[:, -1].astype(np.float32))
+    return TokenScores(logprobs, ids, buckets[:, :-1].astype(np.float32), buckets[:, -1].astype(np.float32))
 
 
 def make_group(

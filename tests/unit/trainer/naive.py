@@ -13,7 +13,7 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2ForCausalLM
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
 
 from xopd.families import ModelFamily
-from xopd.scoring import ScoredResponse
+from xopd.wire import TokenScores
 
 
 class PlainStudent:
@@ -77,7 +77,7 @@ class PlainTeacher:
             chosen = logprobs[torch.arange(len(row.token_ids)), torch.as_tensor(row.token_ids)].numpy()
             best = logprobs.topk(min(top_k, logprobs.shape[-1] - 1))
             tail = logprobs.scatter(-1, best.indices, -torch.inf).logsumexp(-1).numpy()
-            score = ScoredResponse(
+            score = TokenScores(
                 chosen,
                 best.indices.numpy().astype(np.int32),
                 best.values.numpy(),

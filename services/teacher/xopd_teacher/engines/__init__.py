@@ -6,7 +6,6 @@ from xopd_teacher.engines.base import (
     EngineInfo,
     Generated,
     GenerateItem,
-    ResponseScore,
     ScoreItem,
 )
 
@@ -16,6 +15,5 @@ __all__ = [
     "EngineInfo",
     "GenerateItem",
     "Generated",
-    "ResponseScore",
     "ScoreItem",
 ]

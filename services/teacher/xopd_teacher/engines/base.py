@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from xopd.errors import UserError
 from xopd.prompts.vocabulary import Vocabulary
+from xopd.wire import TokenScores
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -35,22 +36,6 @@ class ScoreItem:
     def tokens(self) -> int:
         """Prompt plus all responses."""
         return len(self.prompt) + sum(len(response) for response in self.responses)
-
-
-@dataclass(frozen=True)
-class ResponseScore:
-    """log π_T(y_t | x_t, y_<t) for the T tokens of one response, natural logarithm, float32.
-
-    Over the ids below the vocabulary's size: the rows by which some output heads exceed it are nobody's tokens.
-
-    logprobs: [T]. top_token_ids and top_logprobs: [T, k], most probable first. tail_logprobs: [T], log of the mass
-    outside the top k; empty where k is 0.
-    """
-
-    logprobs: Floats
-    top_token_ids: NDArray[np.int32]
-    top_logprobs: Floats
-    tail_logprobs: Floats
 
 
 @dataclass(frozen=True)
@@ -116,7 +101,7 @@ class Engine(Protocol):
 
     info: EngineInfo
 
-    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[ResponseScore, ...]]:
+    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[TokenScores, ...]]:
         """Log-probabilities of every response of every item. They may be NaN where the model is broken."""
 
     def generate(self, items: Sequence[GenerateItem]) -> Batch[Generated]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xopd_teacher.engines.base import ResponseScore
+from xopd.wire import TokenScores
 
 LOGITS_AT_ONCE = 2**26
 """Most float32 logits alive at a time (256 MiB): with a vocabulary of 150,000 they are those of 440 positions."""
@@ -16,7 +16,7 @@ LOGITS_AT_ONCE = 2**26
 
 def read_scores(
     logits_of: Callable[[Tensor], Tensor], rows: int, hidden: Tensor, targets: Tensor, top_k: int
-) -> ResponseScore:
+) -> TokenScores:
     """Log-probabilities at n positions, as if they were those of one response.
 
     Args:
@@ -32,7 +32,7 @@ def read_scores(
         for states, wanted in zip(torch.split(hidden, at_once), torch.split(targets, at_once), strict=True)
     ]
     logprobs, ids, tops, tails = (torch.cat(parts).cpu().numpy() for parts in zip(*chunks, strict=True))
-    return ResponseScore(logprobs, ids.astype(np.int32), tops, tails)
+    return TokenScores(logprobs, ids.astype(np.int32), tops, tails)
 
 
 def _read(logits: Tensor, targets: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

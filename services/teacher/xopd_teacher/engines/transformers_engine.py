@@ -18,7 +18,8 @@ from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.forward import Prefix, left_padded, read_prompts, read_responses, text_positions
-from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ResponseScore, ScoreItem
+from xopd.wire import TokenScores
+from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ScoreItem
 from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
 from xopd_teacher.engines.decoding import decode
 from xopd_teacher.engines.packing import Row, pack, runs_within
@@ -65,9 +66,9 @@ class TransformersEngine:
         self._check(settings)
 
     @torch.inference_mode()
-    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[ResponseScore, ...]]:
+    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[TokenScores, ...]]:
         """See `Engine.score`."""
-        found: dict[tuple[int, int], ResponseScore] = {}
+        found: dict[tuple[int, int], TokenScores] = {}
         forward = padding = 0
         for prompt_pass in pack(items, self.token_budget):
             prefix = self._read_prompts(prompt_pass.prompts)
@@ -113,7 +114,7 @@ class TransformersEngine:
         real = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
         return read_responses(self.decoder, prefix, slots, ids, real)[real], ids.shape[1] - 1
 
-    def _read(self, rows: Sequence[Row], hidden: Tensor, found: dict[tuple[int, int], ResponseScore]) -> None:
+    def _read(self, rows: Sequence[Row], hidden: Tensor, found: dict[tuple[int, int], TokenScores]) -> None:
         """Read the scores of `rows` from their hidden states [sum of T, d] into `found`."""
         per_row = torch.split(hidden, [len(row.tokens) for row in rows])
         for top_k in sorted({row.top_k for row in rows}):
@@ -125,12 +126,7 @@ class TransformersEngine:
             for i in chosen:
                 part = slice(start, start + len(rows[i].tokens))
                 start = part.stop
-                found[rows[i].item, rows[i].response] = ResponseScore(
-                    together.logprobs[part],
-                    together.top_token_ids[part],
-                    together.top_logprobs[part],
-                    together.tail_logprobs[part],
-                )
+                found[rows[i].item, rows[i].response] = together.part(part)
 
     @torch.inference_mode()
     def _check(self, settings: TeacherSettings) -> None:

@@ -24,12 +24,12 @@ import torch
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.families.checkpoint_files import check_weight_files
+from xopd.wire import TokenScores
 from xopd_teacher.engines.base import (
     Batch,
     EngineInfo,
     Generated,
     GenerateItem,
-    ResponseScore,
     ScoreItem,
     engine_version,
 )
@@ -88,7 +88,7 @@ class VllmEngine:
         self._never = dict.fromkeys(tokens.holes, float("-inf")) or None
         self.info = EngineInfo("vllm", engine_version("vllm"), settings.dtype, vocabulary, context - 1, MAX_TEMPERATURE)
 
-    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[ResponseScore, ...]]:
+    def score(self, items: Sequence[ScoreItem]) -> Batch[tuple[TokenScores, ...]]:
         """See `Engine.score`. The tail is log(1 - sum of the top k): below about 1e-6 only its order is right."""
         from vllm import SamplingParams
 
@@ -172,7 +172,7 @@ def _cut_padding(model: Any, size: int, hidden_size: int) -> int:
     return int(logits.shape[-1])
 
 
-def _read(positions: Sequence[Mapping[int, Any]], tokens: Sequence[int], top_k: int) -> ResponseScore:
+def _read(positions: Sequence[Mapping[int, Any]], tokens: Sequence[int], top_k: int) -> TokenScores:
     """VLLM's entries for the positions of a response: token id to an object with `logprob` and `rank`."""
     logprobs = np.asarray([at[token].logprob for at, token in zip(positions, tokens, strict=True)], dtype=np.float32)
     best = [sorted(((e.rank, token, e.logprob) for token, e in at.items()))[:top_k] for at in positions]
@@ -180,8 +180,8 @@ def _read(positions: Sequence[Mapping[int, Any]], tokens: Sequence[int], top_k: 
     ids = np.asarray([[token for _, token, _ in row] for row in best], dtype=np.int32).reshape(shape)
     tops = np.asarray([[logprob for _, _, logprob in row] for row in best], dtype=np.float32).reshape(shape)
     if top_k == 0:
-        return ResponseScore(logprobs, ids, tops, np.empty(0, dtype=np.float32))
+        return TokenScores(logprobs, ids, tops, np.empty(0, dtype=np.float32))
     rest = 1.0 - np.exp(tops.astype(np.float64)).sum(axis=-1)
     # The float32 inputs leave an error of about 1e-7 in the sum: what is smaller than that cannot be told from 0.
     tails = np.log(np.maximum(rest, np.finfo(np.float32).eps))
-    return ResponseScore(logprobs, ids, tops, np.minimum(tails, 0.0).astype(np.float32))
+    return TokenScores(logprobs, ids, tops, np.minimum(tails, 0.0).astype(np.float32))

@@ -8,8 +8,9 @@ import numpy as np
 
 from xopd.data import Item
 from xopd.prompts.conditionings import Conditionings
-from xopd.scoring import ScoredResponse, TeacherClient, UnscorableError
+from xopd.scoring import TeacherClient, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.wire import TokenScores
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
 from xopd_trainer.methods import Response
 
@@ -55,16 +56,14 @@ class GroupScorer:
         self, item: Item, modality: pb.Modality, group_id: str, response: Response, top_k: int | None
     ) -> ScoredGroup:
         """A response that the policy did not sample; scored unless `top_k` is None. Raises as `sampled`."""
-        scores: Sequence[ScoredResponse | None] = [None]
+        scores: Sequence[TokenScores | None] = [None]
         if top_k is not None:
             scores = await self._scores(item, [response], group_id, top_k)
         # A response of the teacher's may have been cut at its limit; one of the item's own ends by itself.
         cut = int(response[-1]) not in self.conditionings.family.stop_token_ids
         return self._group(item, modality, group_id, [ScoredTrajectory(response, None, scores[0], cut, 0)])
 
-    async def _scores(
-        self, item: Item, responses: Sequence[Response], group_id: str, top_k: int
-    ) -> list[ScoredResponse]:
+    async def _scores(self, item: Item, responses: Sequence[Response], group_id: str, top_k: int) -> list[TokenScores]:
         prompt = self.conditionings.teacher(item)
         scores = await self.teacher.score(prompt, responses, request_id=group_id, top_k=top_k)
         highest = max((int(score.top_token_ids.max()) for score in scores if score.top_token_ids.size), default=0)
