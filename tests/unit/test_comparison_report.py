@@ -13,8 +13,19 @@ from rich.console import Console
 from tests.unit.html_checks import assert_ids_do_not_collide, assert_needs_no_network
 from tests.unit.synthetic_comparison import ENTRIES, write_comparison
 from xopd.report.comparison.build import build_comparison
-from xopd.report.comparison.formats import csv_text, escape_latex, latex, markdown, rich_table, shown
-from xopd.report.comparison.structure import Column, Interval, Number, Row, Table
+from xopd.report.tables import (
+    Column,
+    Interval,
+    Number,
+    Row,
+    Table,
+    csv_text,
+    escape_latex,
+    latex,
+    markdown,
+    rich_table,
+    shown,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +101,7 @@ def odd_table():
         Row("a", (r"100 % {of} $x$ #1 \end{table} a|b", Number(-0.04, 0.1, signed=True), Interval(-1.0, 2.0))),
         Row("b", ("plain", None, None)),
     )
-    return Table("table9", "Odd & ends", "50 % of x_1 < y^2", columns, rows, ("a note: 5 #",))
+    return Table(columns, rows, ("a note: 5 #",), "table9", "Odd & ends", "50 % of x_1 < y^2")
 
 
 def test_latex_is_escaped_and_every_row_has_its_cells():

@@ -10,7 +10,7 @@ import pytest
 from tests.unit.synthetic_comparison import write_cell, write_comparison, write_verdicts
 from xopd.errors import UserError
 from xopd.evals.intervals import bootstrap_mean, paired_bootstrap
-from xopd.report.comparison.curves import band_of
+from xopd.report.comparison.charts import band_of
 from xopd.report.comparison.read import read_comparison
 from xopd.report.comparison.statistics import drop, figures_of, item_means, over_seeds, ranges_apart
 
@@ -85,12 +85,11 @@ def test_ranges_and_drops():
 
 
 def test_a_band_holds_the_steps_that_all_seeds_have():
-    band = band_of([{0: 1.0, 5: 2.0, 10: 3.0}, {0: 3.0, 5: 4.0}, {}])
-    assert band.steps == [0, 5]
-    assert band.mean == [2.0, 3.0]
-    assert (band.low, band.high) == ([1.0, 2.0], [3.0, 4.0])
-    assert band_of([{}]) is None
-    assert band_of([{0: 1.0}, {5: 1.0}]) is None
+    mean, band = band_of([{0: 1.0, 5: 2.0, 10: 3.0}, {0: 3.0, 5: 4.0}, {}])
+    assert mean == {0: 2.0, 5: 3.0}
+    assert band == {0: (1.0, 3.0), 5: (2.0, 4.0)}
+    assert band_of([{}]) == ({}, {})
+    assert band_of([{0: 1.0}, {5: 1.0}]) == ({}, {})
 
 
 def test_the_reference_teacher_counts_for_all(tmp_path):

@@ -72,7 +72,7 @@ async def run_cells(
 def finish_comparison(console: Console, matrix: Matrix, cells: list[Progress], command: str) -> None:
     """Write tables and report, and print the tables."""
     from xopd.report.comparison.build import build_comparison
-    from xopd.report.comparison.formats import rich_table
+    from xopd.report.tables import rich_table
 
     wall_s = _wall_time(matrix)
     search = read_search(matrix.file, matrix.path)

@@ -156,7 +156,10 @@ def draw(
             if not named:
                 note(axes, name, (1, teacher), ("axes fraction", "data"), (0, 3), PAGE_TEACHER, ha="right")
         if zero:
-            axes.set_ylim(bottom=min(0.0, *(min(curve.points.values()) for curve in curves)))
+            lows = [
+                low for curve in curves for low in (*curve.points.values(), *(low for low, _ in curve.band.values()))
+            ]
+            axes.set_ylim(bottom=min(0.0, *lows))
         if named:
             axes.legend(loc="best", fontsize=8)
         return svg(figure)

@@ -8,29 +8,27 @@ from typing import Any
 
 from xopd.report import palette
 from xopd.report.charts import own_ids
+from xopd.report.tables import Number
 from xopd.report.units import count, duration, percent
 
 
 def render(template: str, **context: Any) -> str:
-    """The page that a file of templates/ makes of `context`; text is escaped, SVG of charts is not.
+    """The page that a file of templates/ makes of `context`; text is escaped, save where the template says `safe`.
 
     Raises:
         jinja2.UndefinedError: for a name that the template uses and `context` lacks.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     pages = Environment(loader=PackageLoader("xopd.report"), autoescape=True, undefined=StrictUndefined)
     pages.globals.update(colours=vars(palette), PARTS=tuple(palette.PAGE_OF))
-    pages.filters.update(count=count, duration=duration, percent=percent, points=points, date=_date)
-    pages.filters["own_ids"] = lambda svg, name: Markup(own_ids(svg, name))  # noqa: S704  # drawn by matplotlib
+    pages.filters.update(count=count, duration=duration, percent=percent, points=points, date=_date, own_ids=own_ids)
     return pages.get_template(template).render(context)
 
 
 def points(share: float) -> str:
     """A difference of shares in signed points, as `+18.7`."""
-    text = f"{100 * share:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    return str(Number(100 * share, signed=True))
 
 
 def machine_line(machine: Mapping[str, Any]) -> str:

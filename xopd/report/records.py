@@ -310,14 +310,23 @@ def read_run(folder: str | Path) -> RunFiles:
 
 def read_summary(path: Path) -> Summary:
     """Read a summary.json. Raises UserError if it is none."""
+    return read_record(Summary, path, "give the folder of a finished run")
+
+
+def read_record(kind: type[R], path: Path, advice: str) -> R:
+    """Read the one record that a JSON file holds.
+
+    Raises:
+        UserError: if there is none; where the file cannot be read it ends with `advice`.
+    """
     try:
-        return Summary.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return kind.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"{path}: `{where}`: {first['msg']}; it was not written by this version.") from None
     except (OSError, *NOT_JSON) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give the folder of a finished run.") from None
+        raise UserError(f"{path}: cannot be read ({error}); {advice}.") from None
 
 
 def _lenient(kind: type[R], raw: dict[str, Any]) -> R | None:

@@ -79,8 +79,8 @@ class Interval:
 
 
 Value = str | Number | Interval | None
-Kind = Literal["text", "number", "spread", "interval"]
-"""What a column holds: text, one number, mean and standard deviation, or an interval."""
+Kind = Literal["text", "prose", "number", "spread", "interval"]
+"""What a column holds: a word or sentences, one number, mean and standard deviation, or an interval."""
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,11 @@ from typing import Any
 
 from xopd.evals.intervals import Accuracy
 from xopd.files import write_whole
-from xopd.report.comparison.formats import csv_text, latex, markdown
-from xopd.report.comparison.read import Comparison, read_comparison
+from xopd.report.comparison.read import read_comparison
 from xopd.report.comparison.statistics import EntryFigures, Figures, OverSeeds, figures_of
-from xopd.report.comparison.structure import Table
 from xopd.report.comparison.tables import tables_of
 from xopd.report.comparison.verdict import headline, proves_something, verdict
+from xopd.report.tables import Table, csv_text, latex, markdown
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,17 @@ def build_comparison(folder: str | Path) -> ComparisonFiles:
 
     comparison = read_comparison(folder)
     figures = figures_of(comparison)
-    tables = tables_of(comparison, figures)
-    paragraphs = verdict(comparison, figures)
+    tables = tables_of(figures)
+    paragraphs = verdict(figures)
     written = []
     for table in tables:
         for suffix, text in (("md", markdown(table)), ("tex", latex(table)), ("csv", csv_text(table))):
             written.append(_write(comparison.folder / f"{table.name}.{suffix}", text))
-    title = f"## {headline(comparison, figures)}"
+    title = f"## {headline(figures)}"
     all_tables = "\n".join([title, "", "\n\n".join(paragraphs), "", *(markdown(table) for table in tables)])
-    numbers = json.dumps(summary_of(comparison, figures, paragraphs), indent=2, ensure_ascii=False) + "\n"
+    numbers = json.dumps(summary_of(figures, paragraphs), indent=2, ensure_ascii=False) + "\n"
     return ComparisonFiles(
-        report=_write(comparison.folder / "report.html", page(comparison, figures, tables, paragraphs)),
+        report=_write(comparison.folder / "report.html", page(figures, tables, paragraphs)),
         markdown=_write(comparison.folder / "tables.md", all_tables),
         summary=_write(comparison.folder / "comparison-summary.json", numbers),
         table_files=tuple(written),
@@ -69,9 +68,9 @@ def build_comparison(folder: str | Path) -> ComparisonFiles:
     )
 
 
-def summary_of(comparison: Comparison, figures: Figures, paragraphs: list[str]) -> dict[str, Any]:
+def summary_of(figures: Figures, paragraphs: list[str]) -> dict[str, Any]:
     """The numbers, as comparison-summary.json holds them: scores and gap closed as shares, drops in percent."""
-    manifest = comparison.manifest
+    manifest = figures.comparison.manifest
     return {
         "name": manifest.name,
         "quick": manifest.quick,
@@ -79,9 +78,9 @@ def summary_of(comparison: Comparison, figures: Figures, paragraphs: list[str]) 
         "batch_prompts": manifest.batch_prompts,
         "seeds": manifest.seeds,
         "reference": manifest.reference,
-        "headline": headline(comparison, figures),
+        "headline": headline(figures),
         "verdict": paragraphs,
-        "enough_to_speak_about_methods": proves_something(comparison, figures),
+        "enough_to_speak_about_methods": proves_something(figures),
         "teacher": {"text": _accuracy(figures.teacher)},
         "base": {
             "scores": {part: score.as_json() for part, score in figures.base.items()},

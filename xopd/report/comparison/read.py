@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from xopd.errors import UserError
-from xopd.report.records import Record, RunFiles, read_run
+from xopd.report.records import Record, RunFiles, read_record, read_run
 
 Part = Literal["speech", "text", "retention"]
 PARTS: tuple[Part, ...] = ("speech", "text", "retention")
@@ -151,19 +150,13 @@ def read_comparison(folder: str | Path) -> Comparison:
 
 
 def _manifest(path: Path) -> Manifest:
-    try:
-        manifest = Manifest.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run the comparison again.") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: `{where}`: {first['msg']}; it was not written by this version.") from None
+    manifest = read_record(Manifest, path, "run the comparison again")
     names = [entry.name for entry in manifest.entries]
     if len(set(names)) < len(names):
         raise UserError(f"{path}: `entries`: two have the same name; names must differ.")
     if manifest.reference not in names:
-        raise UserError(f"{path}: `reference`: no entry is named {manifest.reference!r}; give one of {_listed(names)}.")
+        listed = ", ".join(f"`{name}`" for name in names)
+        raise UserError(f"{path}: `reference`: no entry is named {manifest.reference!r}; give one of {listed}.")
     return manifest
 
 
@@ -184,7 +177,3 @@ def _verdicts(path: Path) -> dict[Part, Verdicts]:
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}
     return {part: verdicts for part, verdicts in found.items() if verdicts}
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from xopd.evals.gap import share_closed, speech_gap
 from xopd.evals.intervals import Accuracy, PairedDifference, accuracy_of, bootstrap_mean, paired_bootstrap
 from xopd.report.comparison.read import PARTS, Comparison, Entry, Part, Verdicts
+from xopd.report.run import ceiling_of
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class EntryFigures:
 class Figures:
     """The figures of a comparison."""
 
+    comparison: Comparison
+    """The records that they are made from."""
     teacher: Accuracy | None
     """The text score of the reference's teacher, which every drop is measured against."""
     base: dict[Part, Accuracy]
@@ -102,6 +105,7 @@ def figures_of(comparison: Comparison) -> Figures:
     base_scores = {part: accuracy_of(list(base[part].values())) for part in PARTS if part in base}
     gap = speech_gap(base.get("speech", {}), teacher or {})
     return Figures(
+        comparison,
         teacher_score,
         base_scores,
         {part: drop(teacher_score.accuracy, base_scores[part].accuracy) for part in _dropping(base_scores)}
@@ -183,9 +187,5 @@ def _dropping(parts: Iterable[Part]) -> list[Part]:
 
 
 def _ceiling(comparison: Comparison) -> float | None:
-    for cell in comparison.cells:
-        bound = cell.run.summary.bounds.get("information_ceiling") if cell.run.summary is not None else None
-        value = bound.get("accuracy") if isinstance(bound, dict) else None
-        if isinstance(value, int | float):
-            return float(value)
-    return None
+    found = (ceiling_of(cell.run.summary) for cell in comparison.cells if cell.run.summary is not None)
+    return next((ceiling for ceiling in found if ceiling is not None), None)

@@ -6,49 +6,56 @@ import math
 from collections.abc import Sequence
 
 from xopd.evals.gap import why_no_share
-from xopd.report.comparison import paper
-from xopd.report.comparison.read import PARTS, Comparison
+from xopd.report.comparison.read import PARTS
 from xopd.report.comparison.statistics import EntryFigures, Figures, OverSeeds, ranges_apart
+from xopd.report.tables import Number
 
 ENOUGH_SEEDS = 3
 """With fewer the text claims nothing about methods."""
+DEGRADED = ("sft", "offline_kd", "gkd")
+"""Methods that end below the base in the paper, in speech, text and retention."""
 RETENTION_MARGIN = 3.0
 """Points below the base that still count as kept."""
 
 
-def headline(comparison: Comparison, figures: Figures) -> str:
+def headline(figures: Figures) -> str:
     """The outcome in one line."""
-    name, found = comparison.reference.title, figures.of(comparison.manifest.reference)
+    name, found = figures.comparison.reference.title, figures.of(figures.comparison.manifest.reference)
     closed = found.gap_closed
     if not found.scores:
-        return f"{name} against {len(comparison.manifest.entries) - 1} others: not finished"
+        return f"{name} against {len(figures.comparison.manifest.entries) - 1} others: not finished"
     if closed is None:
         return f"{name}: {_why_no_share(figures)}"
-    if not proves_something(comparison, figures):
-        return f"A smoke test of {len(comparison.manifest.entries)} trainings: it proves nothing about methods"
+    if not proves_something(figures):
+        return f"A smoke test of {len(figures.comparison.manifest.entries)} trainings: it proves nothing about methods"
     if closed.mean <= 0:
         return f"{name} does not narrow the gap between speech and the text-only teacher"
     return f"{name} closes {_share(closed.mean)} of the gap between speech and the text-only teacher"
 
 
-def verdict(comparison: Comparison, figures: Figures) -> list[str]:
+def verdict(figures: Figures) -> list[str]:
     """Paragraphs: what the reference reached, whether the baselines degraded, who differs, and what bounds all this."""
-    found = figures.of(comparison.manifest.reference)
+    found = figures.of(figures.comparison.manifest.reference)
     if not found.scores:
-        return [f"No training of {comparison.reference.title} is finished yet, so there is nothing to conclude."]
+        return [
+            f"No training of {figures.comparison.reference.title} is finished yet, so there is nothing to conclude."
+        ]
     paragraphs = [
-        _warning(comparison, figures),
+        _warning(figures),
         _join(_gap(figures, found), _text(figures, found), _retention(figures, found)),
         _baselines(figures),
-        _join(_apart(comparison, figures), _better_elsewhere(comparison, figures)),
-        _join(_limits(comparison, figures), _unfinished(comparison)),
+        _join(_apart(figures), _better_elsewhere(figures)),
+        _join(_limits(figures), _unfinished(figures)),
     ]
     return [paragraph for paragraph in paragraphs if paragraph]
 
 
-def proves_something(comparison: Comparison, figures: Figures) -> bool:
+def proves_something(figures: Figures) -> bool:
     """Whether there are enough seeds of the reference, at full length, to speak about methods."""
-    return not comparison.manifest.quick and len(figures.of(comparison.manifest.reference).seeds) >= ENOUGH_SEEDS
+    return (
+        not figures.comparison.manifest.quick
+        and len(figures.of(figures.comparison.manifest.reference).seeds) >= ENOUGH_SEEDS
+    )
 
 
 def _why_no_share(figures: Figures) -> str:
@@ -57,11 +64,11 @@ def _why_no_share(figures: Figures) -> str:
     return why_no_share(figures.gap.mean_difference, figures.gap.ci95)
 
 
-def _warning(comparison: Comparison, figures: Figures) -> str:
-    if proves_something(comparison, figures):
+def _warning(figures: Figures) -> str:
+    if proves_something(figures):
         return ""
-    n = len(figures.of(comparison.manifest.reference).seeds)
-    reasons = ["it was run in the short form"] if comparison.manifest.quick else []
+    n = len(figures.of(figures.comparison.manifest.reference).seeds)
+    reasons = ["it was run in the short form"] if figures.comparison.manifest.quick else []
     if n < ENOUGH_SEEDS:
         reasons.append(f"it holds {n} seed{'' if n == 1 else 's'}")
     return (
@@ -72,15 +79,19 @@ def _warning(comparison: Comparison, figures: Figures) -> str:
 
 def _gap(figures: Figures, found: EntryFigures) -> str:
     speech, closed, teacher = found.scores.get("speech"), found.gap_closed, figures.teacher
-    if speech is None or closed is None or teacher is None or "speech" not in figures.base:
+    if speech is None or teacher is None or "speech" not in figures.base:
         return ""
     before, after = _share(figures.base["speech"].accuracy, 1), _share(speech.mean, 1)
-    did = "closes" if closed.mean > 0 else "closes none of the gap: the share is"
-    return (
+    moved = (
         f"Asked by voice, the student goes from {before} right to {after} with {found.entry.title}; the teacher, who"
-        f" reads the questions, reaches {_share(teacher.accuracy, 1)}. That {did} {_share(closed.mean)}"
-        f"{' of the gap' if closed.mean > 0 else ''} ({_over(closed)})."
+        f" reads the questions, reaches {_share(teacher.accuracy, 1)}."
     )
+    if closed is None:
+        why = _why_no_share(figures)
+        return f"{moved} {why[0].upper()}{why[1:]}."
+    if closed.mean <= 0:
+        return f"{moved} That closes none of the gap: the share is {_share(closed.mean)} ({_over(closed)})."
+    return f"{moved} That closes {_share(closed.mean)} of the gap ({_over(closed)})."
 
 
 def _text(figures: Figures, found: EntryFigures) -> str:
@@ -112,7 +123,7 @@ def _baselines(figures: Figures) -> str:
     """Which of the paper's baselines degraded here as they did there."""
     cases: dict[str, list[str]] = {"so": [], "in part": [], "not so": []}
     for found in figures.entries:
-        if found.entry.group != "methods" or found.entry.method not in paper.DEGRADED or not found.paired:
+        if found.entry.group != "methods" or found.entry.method not in DEGRADED or not found.paired:
             continue
         below = [part for part in PARTS if part in found.paired and found.paired[part].ci95[1] < 0]
         case = "not so" if not below else "so" if len(below) == len(found.paired) else "in part"
@@ -130,9 +141,9 @@ def _baselines(figures: Figures) -> str:
     )
 
 
-def _apart(comparison: Comparison, figures: Figures) -> str:
+def _apart(figures: Figures) -> str:
     """Whether the others' speech scores differ from the reference's by more than seeds do."""
-    name = comparison.manifest.reference
+    name = figures.comparison.manifest.reference
     mine = figures.of(name).scores.get("speech")
     if mine is None:
         return ""
@@ -149,7 +160,7 @@ def _apart(comparison: Comparison, figures: Figures) -> str:
     above = [_by(t, o, mine) for t, o in known if ranges_apart(mine, o) and mine.mean > o.mean]
     below = [_by(t, o, mine) for t, o in known if ranges_apart(mine, o) and mine.mean < o.mean]
     mixed = [_by(t, o, mine) for t, o in known if not ranges_apart(mine, o)]
-    reference = comparison.reference.title
+    reference = figures.comparison.reference.title
     sentences = []
     if above:
         sentences.append(f"In speech every seed of {reference} lies above every seed of {_listed(above)}.")
@@ -174,8 +185,8 @@ def _chance(pairs: Sequence[tuple[int, int]]) -> str:
     )
 
 
-def _better_elsewhere(comparison: Comparison, figures: Figures) -> str:
-    name = comparison.manifest.reference
+def _better_elsewhere(figures: Figures) -> str:
+    name = figures.comparison.manifest.reference
     mine = figures.of(name).scores
     found = []
     for part in ("text", "retention"):
@@ -185,11 +196,11 @@ def _better_elsewhere(comparison: Comparison, figures: Figures) -> str:
                 continue
             if min(score.n, mine[part].n) > 1 and score.low > mine[part].high:
                 found.append(f"{other.entry.title} in {part} (by {100 * (score.mean - mine[part].mean):.1f} points)")
-    return f"With every seed above {comparison.reference.title} lies {_listed(found)}." if found else ""
+    return f"With every seed above {figures.comparison.reference.title} lies {_listed(found)}." if found else ""
 
 
-def _limits(comparison: Comparison, figures: Figures) -> str:
-    manifest = comparison.manifest
+def _limits(figures: Figures) -> str:
+    manifest = figures.comparison.manifest
     seeds = len(figures.of(manifest.reference).seeds)
     sentences = [
         f"All this rests on {seeds} seed{'' if seeds == 1 else 's'} and on {manifest.about}.",
@@ -203,9 +214,9 @@ def _limits(comparison: Comparison, figures: Figures) -> str:
     return " ".join(sentences)
 
 
-def _unfinished(comparison: Comparison) -> str:
-    missing = sum(len(seeds) for _, seeds in comparison.unfinished)
-    planned = len(comparison.manifest.seeds) * len(comparison.manifest.entries)
+def _unfinished(figures: Figures) -> str:
+    missing = sum(len(seeds) for _, seeds in figures.comparison.unfinished)
+    planned = len(figures.comparison.manifest.seeds) * len(figures.comparison.manifest.entries)
     if not missing:
         return ""
     rest = "is not finished and counts nowhere" if missing == 1 else "are not finished and count nowhere"
@@ -223,12 +234,11 @@ def _over(found: OverSeeds) -> str:
 
 
 def _share(value: float, digits: int = 0) -> str:
-    return f"{100 * value:.{digits}f} %".replace("-", "−")
+    return f"{Number(100 * value, digits=digits)} %"
 
 
 def _points(share: float) -> str:
-    text = f"{100 * share:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+    return str(Number(100 * share, signed=True))
 
 
 def _listed(names: Sequence[str]) -> str:
