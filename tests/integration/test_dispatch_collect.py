@@ -22,6 +22,7 @@ from xopd.ledger import Ledger
 from xopd.local.embedded_redis import EmbeddedServer
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import DeadLetters, Keys, WorkStream
+from xopd.streams.retry import RetryPolicy
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
 from xopd.weights import WeightStore
@@ -46,7 +47,7 @@ async def system(server, tmp_path):
     await trajectories.ensure_group()
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.begin_life("run-1", 0)
-    dispatcher = Dispatcher(prompts, ledger, redispatch_after_s=0.2, max_attempts=3, patience_s=20.0)
+    dispatcher = Dispatcher(prompts, ledger, redispatch_after_s=0.2, max_attempts=3, retry_policy=RetryPolicy(20.0))
     dead = DeadLetters(client, KEYS.dead, "run-1")
     collector = Collector(trajectories, dispatcher, ledger, "run-1", vocabulary_size=100, dead=dead)
     task = asyncio.create_task(collector.run())
@@ -85,7 +86,7 @@ def publisher_of(pod, store, policy=None, **hooks):
         return WeightFile(save(tensors), len(tensors))
 
     lease = TrainerLease(pod.client, KEYS, "run-1", 5.0)
-    return Publisher(lease, store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _file, 20.0, **hooks)
+    return Publisher(lease, store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _file, RetryPolicy(20.0), **hooks)
 
 
 async def claim(pod):

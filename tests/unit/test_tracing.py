@@ -27,6 +27,7 @@ from xopd_trainer.telemetry import step as step_telemetry
 from xopd.config.schema import Config, TracingSettings
 from xopd.ledger import Ledger
 from xopd.scoring.client import Counters
+from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import NO_TRACER, Tracer, child_span, context_from, failed, finished_span, traceparent_of
 from xopd.telemetry.export import _QuietExporter, _SdkLines
 from xopd.v1 import trajectory_pb2 as pb
@@ -273,7 +274,7 @@ async def test_a_group_sent_once_more_says_why(traced, tmp_path) -> None:
     ledger.begin_life("r", 0)
     stream: Any = Stream()
     dispatcher = Dispatcher(
-        stream, ledger, redispatch_after_s=60.0, max_attempts=3, patience_s=20.0, tracer=traced.tracer
+        stream, ledger, redispatch_after_s=60.0, max_attempts=3, retry_policy=RetryPolicy(20.0), tracer=traced.tracer
     )
     with traced.tracer.start_as_current_span("step"):
         group = prompt()

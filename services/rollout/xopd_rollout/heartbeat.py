@@ -12,6 +12,7 @@ import structlog
 from xopd.service.lifecycle import end_tasks
 from xopd.service.recent import Recent
 from xopd.streams import Keys
+from xopd.streams.retry import OUTAGES
 from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
@@ -19,7 +20,7 @@ from xopd.wire import PROTOCOL
 from xopd_rollout.environment import ENGINE, engine_version
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.updater import NEWEST, PolicyUpdater
-from xopd_rollout.worker import REDIS_ERRORS, Worker
+from xopd_rollout.worker import Worker
 
 log = structlog.get_logger(__name__)
 BEATS_KEPT = 3
@@ -63,7 +64,7 @@ class Heartbeat:
         """Stop, and take the key away: the pod is gone."""
         assert self._task is not None
         await end_tasks([self._task])
-        with contextlib.suppress(*REDIS_ERRORS):
+        with contextlib.suppress(*OUTAGES):
             await self.client.delete(self.key)
 
     def status(self) -> pb.PodStatus:
@@ -104,7 +105,7 @@ class Heartbeat:
         while True:
             try:
                 await self._beat()
-            except REDIS_ERRORS as error:
+            except OUTAGES as error:
                 self.metrics.redis_errors.inc()
                 log.warning("no heartbeat", error=str(error))
             await asyncio.sleep(self.every_s)

@@ -17,13 +17,12 @@ from functools import partial
 
 import redis.asyncio as aioredis
 import structlog
-from redis.exceptions import RedisError
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from xopd.config.schema import Config
 from xopd.service.lifecycle import end_tasks
 from xopd.streams import Claim, DeadLetters, Keys, WorkStream
 from xopd.streams.keys import ROLLOUT_GROUP
+from xopd.streams.retry import OUTAGES, RetryPolicy
 from xopd.telemetry import Tracer, child_span, failed
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import UnusableGroupError, WireError, decode_prompt_group
@@ -33,7 +32,6 @@ from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.spans import claim_span, note_answer
 
 log = structlog.get_logger(__name__)
-REDIS_ERRORS = (RedisError, OSError)
 BLOCK_MS = 500
 """Longest wait for work in one read (milliseconds): how soon a stop is noticed."""
 ANSWER_RETRY_S = 120.0
@@ -66,6 +64,8 @@ class Worker:
         self.sampler = sampler
         self.metrics = metrics
         self.draining = False
+        self._claiming = RetryPolicy(on_retry=metrics.redis_errors.inc)
+        self._delivering = RetryPolicy(ANSWER_RETRY_S, metrics.redis_errors.inc)
         self._in_flight: dict[bytes, asyncio.Task[None]] = {}
         self._alone: bytes | None = None
         """The suspect under way; while there is one, nothing else is claimed."""
@@ -98,31 +98,30 @@ class Worker:
             raise self._fatal
 
     async def _claim_until(self, stop: asyncio.Event) -> None:
-        pause_s, group_made = 0.1, False
-        while not stop.is_set() and self._fatal is None:
-            room = 0 if self._alone is not None else self.settings.max_in_flight - self.in_flight
-            if room <= 0:
-                self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), BLOCK_MS / 1000)
-                continue
-            try:
-                if not group_made:
-                    await self.prompts.ensure_group()
-                    group_made = True
-                claims: list[Claim] = []
-                if time.monotonic() >= self._next_take_over:
-                    self._next_take_over = time.monotonic() + min(1.0, self.lease_s / 3)
-                    claims = await self.prompts.take_over(self.lease_s, room)
-                if not claims:
-                    claims = await self.prompts.read(room, BLOCK_MS)
-                await self._accept(claims)
-                pause_s = 0.1
-            except REDIS_ERRORS as error:
-                self.metrics.redis_errors.inc()
-                log.warning("redis cannot be reached", error=str(error), again_in_s=pause_s)
-                await asyncio.sleep(pause_s)
-                pause_s, group_made = min(5.0, pause_s * 2), False
+        def _ending() -> bool:
+            return stop.is_set() or self._fatal is not None
+
+        while not _ending():
+            with contextlib.suppress(*OUTAGES):
+                async for attempt in self._claiming.attempts("claiming groups", until=_ending):
+                    with attempt:
+                        await self._claim()
+
+    async def _claim(self) -> None:
+        """Claim groups and begin on them, or wait a little where there is no room or no work."""
+        room = 0 if self._alone is not None else self.settings.max_in_flight - self.in_flight
+        if room <= 0:
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), BLOCK_MS / 1000)
+            return
+        claims: list[Claim] = []
+        if time.monotonic() >= self._next_take_over:
+            self._next_take_over = time.monotonic() + min(1.0, self.lease_s / 3)
+            claims = await self.prompts.take_over(self.lease_s, room)
+        if not claims:
+            claims = await self.prompts.read(room, BLOCK_MS)
+        await self._accept(claims)
 
     async def _accept(self, claims: Sequence[Claim]) -> None:
         suspects: list[Claim] = []
@@ -177,7 +176,7 @@ class Worker:
                 failed(span, "given back: the pod ends")
                 died = self._fatal is not None or isinstance(error, EngineDiedError)
                 leave = self.prompts.lose(claim) if died else self.prompts.give_back([claim])
-                with contextlib.suppress(*REDIS_ERRORS):
+                with contextlib.suppress(*OUTAGES):
                     await asyncio.shield(leave)
                 raise
             self.metrics.record_answer(group, answer)
@@ -192,10 +191,10 @@ class Worker:
             also = partial(self.dead.add_in, source=self.prompts.key, message=claim.data, reason=answer.failure.reason)
         try:
             # Sending twice is harmless: the trainer drops duplicates by group id.
-            async for attempt in self._retrying():
+            async for attempt in self._delivering.attempts("answering a group"):
                 with attempt:
                     await self.prompts.answer(claim.entry_id, self.keys.trajectories, answer.SerializeToString(), also)
-        except REDIS_ERRORS as error:
+        except OUTAGES as error:
             log.error("answer dropped", group=answer.group_id, error=str(error))
 
     async def _bury(self, claim: Claim, reason: str) -> None:
@@ -203,27 +202,18 @@ class Worker:
         self.metrics.refused.labels("message").inc()
         self.metrics.dead_letters.inc()
         try:
-            async for attempt in self._retrying():
+            async for attempt in self._delivering.attempts("moving an entry to the dead letters"):
                 with attempt:
                     await self.prompts.bury(claim, self.dead, reason)
-        except REDIS_ERRORS as error:
+        except OUTAGES as error:
             log.error("entry not moved", error=str(error))
-
-    def _retrying(self) -> AsyncRetrying:
-        return AsyncRetrying(
-            retry=retry_if_exception_type(REDIS_ERRORS),
-            wait=wait_exponential_jitter(initial=0.1, max=3.0),
-            stop=stop_after_delay(ANSWER_RETRY_S),
-            before_sleep=lambda _: self.metrics.redis_errors.inc(),
-            reraise=True,
-        )
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self.lease_s / 3)
             try:
                 await self.prompts.renew(list(self._in_flight))
-            except REDIS_ERRORS as error:
+            except OUTAGES as error:
                 self.metrics.redis_errors.inc()
                 log.warning("claims not renewed", error=str(error))
 
@@ -233,8 +223,8 @@ class Worker:
         if not tasks:
             return
         log.info("draining", groups=len(tasks))
-        patience_s = self.settings.drain_timeout_s if self._fatal is None else 0.0
-        _, late = await asyncio.wait(tasks, timeout=patience_s)
+        allowed_s = self.settings.drain_timeout_s if self._fatal is None else 0.0
+        _, late = await asyncio.wait(tasks, timeout=allowed_s)
         if late:
             log.warning("giving groups back", groups=len(late))
             await end_tasks(late)

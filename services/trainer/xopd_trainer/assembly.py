@@ -34,6 +34,7 @@ from xopd.streams import DeadLetters, Keys, WorkStream, connect
 from xopd.streams.ceiling import redis_ceiling
 from xopd.streams.eviction import refuse_eviction
 from xopd.streams.keys import TRAINER_GROUP
+from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import Tracer, tracing
 from xopd.v1 import weights_pb2
 from xopd.weights import WeightStore
@@ -176,7 +177,8 @@ def _parts(
     tracer: Tracer,
 ) -> Parts:
     """The parts of a run, each made of those above it."""
-    client, keys, run_id, limit_s = lease.client, lease.keys, lease.run_id, config.run.stall_timeout_s
+    client, keys, run_id = lease.client, lease.keys, lease.run_id
+    retry_policy = RetryPolicy(config.run.stall_timeout_s)
     family, compute = learner.family, ComputeThread()
     vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
     files = RunFiles(config)
@@ -198,7 +200,7 @@ def _parts(
         WeightStore(uri, run_id, config.weights.keep),
         info,
         partial(compute.run, learner.weight_file),
-        limit_s,
+        retry_policy,
         tracer,
         on_full_disk=metrics.outage_waits.inc,
         on_mended=records.mended,
@@ -208,7 +210,7 @@ def _parts(
         ledger,
         config.trainer.redispatch_after_s,
         config.trainer.max_attempts,
-        limit_s,
+        retry_policy,
         tracer,
     )
     collector = Collector(

@@ -18,7 +18,7 @@ from xopd.ledger import Ledger, TrainedGroup, group_content
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import TeacherClient, UnscorableError
 from xopd.service.compute_thread import ComputeThread
-from xopd.streams.retry import write_down
+from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import NO_TRACER, Tracer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
@@ -63,6 +63,7 @@ class StepRunner:
         self.publisher = publisher
         self.ledger = ledger
         self.refusals = refusals
+        self.retry_policy = RetryPolicy(config.run.stall_timeout_s)
         self.tracer = tracer
         self.learning = False
         """Whether the weights are between two versions. Stays set if a step breaks there."""
@@ -199,7 +200,7 @@ class StepRunner:
         """Leave an answered group out of the step; a supplied response is in the ledger only once it is trained."""
         await self.refusals.note(group_id, fault, reason)
         if in_ledger:
-            await write_down(self.config.run.stall_timeout_s, lambda: self.ledger.buried(group_id, reason))
+            await self.retry_policy.write_ledger(lambda: self.ledger.buried(group_id, reason))
 
     async def _book(self, step: int, groups: Sequence[TrainedGroup], lag: int, skipped: bool) -> None:
         """Have the ledger say what became of the groups."""
@@ -210,7 +211,7 @@ class StepRunner:
             else:
                 self.ledger.trained(step, groups, lag)
 
-        await write_down(self.config.run.stall_timeout_s, _write)
+        await self.retry_policy.write_ledger(_write)
 
 
 def _as_trained(group: ScoredGroup) -> TrainedGroup:

@@ -6,7 +6,6 @@ the stream, unacknowledged, until a checkpoint holds its step.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -14,7 +13,7 @@ import structlog
 
 from xopd.ledger import Ledger, LedgerUnavailableError
 from xopd.streams import Claim, DeadLetters, WorkStream
-from xopd.streams.retry import OUTAGES
+from xopd.streams.retry import OUTAGES, RetryPolicy
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_trajectory_group
 from xopd_trainer.dispatch.dispatcher import Dispatcher, PolicyMissingError
@@ -70,12 +69,10 @@ class Collector:
     async def run(self) -> None:
         """Read until cancelled. A lost connection is retried; Redis may come back empty."""
         while True:
-            try:
-                for claim in await self.trajectories.read(count=64, block_ms=500):
-                    await self._take(claim)
-            except OUTAGES as error:
-                log.warning("trajectory stream cannot be read", error=str(error))
-                await asyncio.sleep(0.5)
+            async for attempt in RetryPolicy().attempts("reading the trajectory stream"):
+                with attempt:
+                    for claim in await self.trajectories.read(count=64, block_ms=500):
+                        await self._take(claim)
 
     async def acknowledge_held(self) -> None:
         """A checkpoint now holds every step trained so far: acknowledge their trajectories.

@@ -20,7 +20,7 @@ import structlog
 from xopd.ledger import Ledger
 from xopd.ledger.ledger import DropKind
 from xopd.streams import WorkStream
-from xopd.streams.retry import reach_redis, write_down
+from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import NO_TRACER, Tracer, context_from, finished_span, shown
 from xopd.v1 import trajectory_pb2 as pb
 
@@ -66,16 +66,16 @@ class Dispatcher:
         ledger: Ledger,
         redispatch_after_s: float,
         max_attempts: int,
-        patience_s: float,
+        retry_policy: RetryPolicy,
         tracer: Tracer = NO_TRACER,
     ) -> None:
-        """Write to `prompts`; a Redis that is away is waited for, up to `patience_s` (seconds)."""
+        """Write to `prompts`; an outage of Redis, or of the ledger's disk, is dealt with by `retry_policy`."""
         self.tracer = tracer
         self.prompts = prompts
         self.ledger = ledger
         self.redispatch_after_s = redispatch_after_s
         self.max_attempts = max_attempts
-        self.patience_s = patience_s
+        self.retry_policy = retry_policy
         self.last_progress = time.monotonic()
         """When a group was last submitted or answered."""
         self._outstanding: dict[str, Outstanding] = {}
@@ -191,7 +191,7 @@ class Dispatcher:
         await self._send(entries)
 
     async def _book(self, write: Callable[[], None]) -> None:
-        await write_down(self.patience_s, write)
+        await self.retry_policy.write_ledger(write)
 
     async def _send(self, entries: Sequence[Outstanding]) -> None:
         for entry in entries:
@@ -199,4 +199,4 @@ class Dispatcher:
             entry.sent_at = time.monotonic()
         messages = [entry.group.SerializeToString() for entry in entries]
         # What an attempt sent before it failed is sent twice: the collector drops the second answer.
-        await reach_redis("dispatching", self.patience_s, lambda: self.prompts.add(messages))
+        await self.retry_policy.reach_redis("dispatching", lambda: self.prompts.add(messages))

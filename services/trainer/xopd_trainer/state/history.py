@@ -18,7 +18,7 @@ from xopd.families import ModelFamily
 from xopd.families.tensors import load_hub_state
 from xopd.ledger import Ledger, LedgerError
 from xopd.service.compute_thread import ComputeThread
-from xopd.streams.retry import retrying
+from xopd.streams.retry import RetryPolicy
 from xopd_trainer.learning.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
 from xopd_trainer.learning.learner import Learner
 from xopd_trainer.learning.optimiser import load_optimiser_tensors, optimiser_tensors
@@ -128,10 +128,9 @@ class History:
         Raises:
             UserError: if it stays full.
         """
+        retry = RetryPolicy(self.config.run.stall_timeout_s, self.metrics.outage_waits.inc)
         try:
-            async for attempt in retrying(
-                "the last checkpoint", self.config.run.stall_timeout_s, self.metrics.outage_waits.inc
-            ):
+            async for attempt in retry.attempts("the last checkpoint"):
                 with attempt:
                     await self.checkpoint(step)
         except OSError as error:

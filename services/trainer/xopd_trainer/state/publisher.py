@@ -9,12 +9,13 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import structlog
 from opentelemetry.trace import SpanKind
 
 from xopd.errors import UserError
-from xopd.streams.retry import reach_redis, retrying
+from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import NO_TRACER, Tracer, child_span, traceparent_of
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements, WeightStore
@@ -35,7 +36,7 @@ class Publisher:
         store: WeightStore,
         info: pb.RunInfo,
         policy: Callable[[], Awaitable[WeightFile]],
-        patience_s: float,
+        retry_policy: RetryPolicy,
         tracer: Tracer = NO_TRACER,
         *,
         on_full_disk: Callable[[], None] = lambda: None,
@@ -43,8 +44,8 @@ class Publisher:
     ) -> None:
         """Publish what `policy` gives through `store`, and announce it as the holder of `lease`.
 
-        What cannot be reached is waited for, up to `patience_s` (seconds); `on_full_disk` is called before each wait
-        for the store, `on_mended` with a version that had to be written again.
+        What cannot be reached is dealt with by `retry_policy`; `on_full_disk` is called before each wait for the store,
+        `on_mended` with a version that had to be written again.
         """
         self.tracer = tracer
         self.lease = lease
@@ -53,7 +54,7 @@ class Publisher:
         self.store = store
         self.info = info
         self.policy = policy
-        self.patience_s = patience_s
+        self.retry_policy = retry_policy
         self.announcements = WeightAnnouncements(lease.client, lease.keys)
         self.published_bytes = 0
         self.on_full_disk = on_full_disk
@@ -113,7 +114,7 @@ class Publisher:
         """Write the run's key. Raises LeaseLostError where another trainer leads, UserError without Redis."""
         self.info.finished = finished
         data = self.info.SerializeToString()
-        await reach_redis("writing the run's key", self.patience_s, lambda: self.lease.write(self.keys.run, data))
+        await self.retry_policy.reach_redis("writing the run's key", lambda: self.lease.write(self.keys.run, data))
 
     async def redis_forgot_us(self) -> bool:
         """Whether Redis has lost the run's key, and so everything else."""
@@ -127,8 +128,9 @@ class Publisher:
         await self.announce_run()
 
     async def _stored(self, version: int, file: WeightFile) -> pb.WeightManifest:
+        storing = replace(self.retry_policy, on_retry=self.on_full_disk)
         try:
-            async for attempt in retrying(f"storing weight version {version}", self.patience_s, self.on_full_disk):
+            async for attempt in storing.attempts(f"storing weight version {version}"):
                 with attempt:
                     manifest = await asyncio.to_thread(self.store.put, version, file.data, file.tensor_count)
         except OSError as error:
@@ -140,4 +142,4 @@ class Publisher:
 
     async def _announce(self, manifest: pb.WeightManifest) -> None:
         what = f"announcing weight version {manifest.version}"
-        await reach_redis(what, self.patience_s, lambda: self.announcements.publish(manifest))
+        await self.retry_policy.reach_redis(what, lambda: self.announcements.publish(manifest))
