@@ -10,5 +10,6 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says in its first line, to stand in a sentence; its type where it says nothing."""
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    """An exception's first line, without its full stop, to stand inside a sentence; its type where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -15,13 +15,13 @@ from xopd.checks.splits import check_splits, split_warnings
 from xopd.config import Config
 from xopd.data import Item, load_items
 from xopd.data.audio import AudioError, AudioRules
-from xopd.errors import UserError, first_line
+from xopd.errors import UserError
 from xopd.evals.bounds import read_bounds
 from xopd.evals.graders.registry import Grader, grader_named
 from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_config
 from xopd.families.registry import find_family
 from xopd.ledger.begun import refuse_changes
-from xopd.prompts.vocabulary import Vocabulary, describe_difference, same_tokenizer_files, vocabulary_of
+from xopd.prompts.vocabulary import Vocabulary, describe_difference, open_teacher_tokenizer, same_tokenizer_files
 from xopd.security import read_credentials
 from xopd.security.report import describe_security
 from xopd.streams.ceiling import redis_ceiling
@@ -224,18 +224,11 @@ class Checks:
 
     def teacher(self) -> str:
         """Is the teacher's checkpoint there?"""
-        from transformers import AutoTokenizer
-
         path = Path(self.config.teacher.path)
         model_type = read_checkpoint_config("teacher.path", path)["model_type"]
         if not self.config.teacher.endpoints:
             check_weight_files("teacher.path", path)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-            self._teacher = vocabulary_of(tokenizer)
-        except Exception as error:  # a damaged file fails in its own library's way
-            raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
-        self._teacher_tokenizer = tokenizer
+        self._teacher_tokenizer, self._teacher = open_teacher_tokenizer(self.config.teacher.path)
         return f"{path}: {model_type}, {self._teacher.size:,} tokens"
 
     def vocabulary(self) -> str:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xopd.errors import UserError, first_line
+
 BLOCK = 1024
 """Token ids per block hash."""
 
@@ -47,6 +49,21 @@ def same_tokenizer_files(one: Path, other: Path) -> bool:
 
 def _bytes_of(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
+
+
+def open_teacher_tokenizer(path: str) -> tuple[Any, Vocabulary]:
+    """The tokenizer of the checkpoint in the folder `teacher.path`, and its vocabulary.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        return tokenizer, vocabulary_of(tokenizer)
+    except Exception as error:  # a damaged file fails in its own library's way
+        raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
 
 
 def vocabulary_of(tokenizer: Any) -> Vocabulary:

@@ -12,20 +12,19 @@ from typing import Any
 
 import structlog
 import torch
-from transformers import AutoTokenizer
 
 from xopd.checks.splits import check_splits, split_warnings
 from xopd.config import Config
 from xopd.data import Item, load_items
 from xopd.data.audio import AudioRules
 from xopd.data.features import FeatureCache
-from xopd.errors import UserError, first_line
+from xopd.errors import UserError
 from xopd.evals.graders.registry import grader_named
 from xopd.families import ModelFamily, open_family
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.ledger import Ledger, LedgerError, ledger_path
 from xopd.prompts.conditionings import Conditionings
-from xopd.prompts.vocabulary import describe_difference, vocabulary_of
+from xopd.prompts.vocabulary import describe_difference, open_teacher_tokenizer
 from xopd.scoring import TeacherClient
 from xopd.security import Credentials
 from xopd.service.compute_thread import ComputeThread
@@ -136,13 +135,8 @@ def _open_models(config: Config) -> tuple[ModelFamily, Any]:
     """The student's family and the teacher's tokenizer. Raises UserError where their vocabularies differ."""
     family = open_family(config.student.path, config.student.family)
     check_weight_files("student.path", Path(config.student.path))
-    try:
-        teacher_tokenizer = AutoTokenizer.from_pretrained(config.teacher.path, local_files_only=True)
-    except Exception as error:  # a damaged file fails in its own library's way
-        raise UserError(
-            f"teacher.path {config.teacher.path}: its tokenizer cannot be loaded ({first_line(error)})."
-        ) from None
-    difference = describe_difference(family.vocabulary, vocabulary_of(teacher_tokenizer))
+    teacher_tokenizer, teacher_vocabulary = open_teacher_tokenizer(config.teacher.path)
+    difference = describe_difference(family.vocabulary, teacher_vocabulary)
     if difference is not None:
         raise UserError(
             f"student.path and teacher.path have different vocabularies: {difference};"

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.families.checkpoint_files import read_checkpoint_config
-from xopd.prompts.vocabulary import Vocabulary, vocabulary_of
+from xopd.prompts.vocabulary import Vocabulary, open_teacher_tokenizer
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,11 @@ def read_tokens(path: str) -> Tokens:
     Raises:
         UserError: if the tokenizer cannot be loaded.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        vocabulary = vocabulary_of(tokenizer)
-        holes = set(range(vocabulary.size)) - set(tokenizer.get_vocab().values())
-    except Exception as error:
-        raise UserError(f"teacher.path {path}: its tokenizer cannot be loaded ({first_line(error)}).") from None
+    tokenizer, vocabulary = open_teacher_tokenizer(path)
     if vocabulary.size <= len(vocabulary.special_tokens):
         # transformers makes up an empty tokenizer where a checkpoint has none.
         raise UserError(f"teacher.path {path}: holds no tokenizer; copy the checkpoint's tokenizer files there.")
+    holes = set(range(vocabulary.size)) - set(tokenizer.get_vocab().values())
     return Tokens(vocabulary, tuple(sorted(holes)))
 
 
@@ -72,9 +68,3 @@ def check_head(path: str, vocabulary: Vocabulary, rows: int) -> None:
             f"teacher.path {path}: its tokenizer has {vocabulary.size} tokens, its model {rows};"
             " give a checkpoint whose two parts belong together."
         )
-
-
-def first_line(error: Exception) -> str:
-    """An exception's first line, without its full stop, to stand inside a sentence."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(".")

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from xopd.config.schema import TeacherSettings
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.forward import Prefix, left_padded, read_prompts, read_responses, text_positions
 from xopd.wire import TokenScores
 from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ScoreItem
-from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
+from xopd_teacher.engines.checkpoint import check_head, read_config, read_tokens
 from xopd_teacher.engines.decoding import decode
 from xopd_teacher.engines.packing import Row, pack, runs_within
 from xopd_teacher.engines.readout import read_scores

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from xopd.config.schema import TeacherSettings
-from xopd.errors import UserError
+from xopd.errors import UserError, first_line
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.wire import TokenScores
 from xopd_teacher.engines.base import (
@@ -33,7 +33,7 @@ from xopd_teacher.engines.base import (
     ScoreItem,
     engine_version,
 )
-from xopd_teacher.engines.checkpoint import check_head, first_line, read_config, read_tokens
+from xopd_teacher.engines.checkpoint import check_head, read_config, read_tokens
 
 LOGITS_AT_ONCE = 2**28
 """Most float32 logits that vLLM computes at a time for prompt log-probabilities (1 GiB)."""
