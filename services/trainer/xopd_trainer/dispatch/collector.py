@@ -17,6 +17,7 @@ from xopd.streams.retry import OUTAGES, RetryPolicy
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import WireError, decode_trajectory_group
 from xopd_trainer.dispatch.dispatcher import Dispatcher, PolicyMissingError
+from xopd_trainer.dispatch.judgement import judge
 
 log = structlog.get_logger(__name__)
 PAUSE_S = 2.0
@@ -96,7 +97,7 @@ class Collector:
             log.warning("entry dropped", entry=claim.entry_id.decode(), reason=str(error))
             await self._done_with(claim, str(error))
             return
-        accepted = await self._judge(answer)
+        accepted = await self._settle(answer)
         if accepted and answer.purpose == pb.PURPOSE_TRAIN:
             self._held.append(claim.entry_id)
         else:
@@ -105,37 +106,26 @@ class Collector:
             self.generated_tokens += sum(len(t.token_ids) for t in answer.trajectories)
             self.dispatcher.resolve(answer)
 
-    async def _judge(self, answer: pb.TrajectoryGroup) -> bool:
-        """Whether the answer is the one that is waited for; counts and settles it where it is not."""
-        n = len(answer.trajectories)
-        training = answer.purpose == pb.PURPOSE_TRAIN
-        if answer.run_id != self.run_id:
-            if training:
-                self._drop(answer.group_id, "stale", n, "it answers another life of the trainer")
-            return False
+    async def _settle(self, answer: pb.TrajectoryGroup) -> bool:
+        """Whether the answer can be used; what cannot is counted, and its group sent again or given up."""
         wanted = self.dispatcher.waiting(answer.group_id)
-        if wanted is None:
-            if training:
-                self._drop(answer.group_id, "duplicate", n, "the group has been answered")
-            return False
-        if answer.HasField("failure"):
-            await self._failed(answer, wanted.attempt)
-            return False
-        problem = self._mismatch(answer, wanted)
-        if problem is not None:
-            await self._refuse(answer, problem)
-            await self.dispatcher.retry(answer.group_id, "stale", f"{problem} (pod {answer.pod_id})", n)
-            return False
-        problem = self._staleness(answer, wanted)
-        if problem is not None:
-            reason = f"{problem} (pod {answer.pod_id})"
-            await self.dispatcher.retry(answer.group_id, "stale", reason, n, PolicyMissingError)
-            return False
-        return True
+        judgement = judge(answer, wanted, self.run_id, self.vocabulary_size)
+        responses, group_id, reason = len(answer.trajectories), answer.group_id, judgement.reason
+        match judgement.outcome:
+            case "other_life" | "duplicate" if answer.purpose == pb.PURPOSE_TRAIN:
+                self._drop(group_id, "stale" if judgement.outcome == "other_life" else "duplicate", responses, reason)
+            case "failed":
+                assert wanted is not None
+                await self._settle_failed(answer, reason, wanted.attempt)
+            case "mismatched":
+                await self._reject(answer, reason)
+                await self.dispatcher.retry(group_id, "stale", reason, responses)
+            case "stale":
+                await self.dispatcher.retry(group_id, "stale", reason, responses, PolicyMissingError)
+        return judgement.outcome == "accepted"
 
-    async def _failed(self, answer: pb.TrajectoryGroup, attempt: int) -> None:
+    async def _settle_failed(self, answer: pb.TrajectoryGroup, reason: str, attempt: int) -> None:
         """Settle a group that a pod could not answer, at its attempt `attempt` (counted from 0)."""
-        reason = f"{answer.failure.reason} (pod {answer.pod_id})"
         if answer.failure.code == pb.FAILURE_CODE_POLICY_UNAVAILABLE:
             if self.on_policy_unavailable is not None:
                 await self.on_policy_unavailable()
@@ -147,7 +137,7 @@ class Collector:
         else:
             await self.dispatcher.fail(answer.group_id, reason)
 
-    async def _refuse(self, answer: pb.TrajectoryGroup, problem: str) -> None:
+    async def _reject(self, answer: pb.TrajectoryGroup, problem: str) -> None:
         self.on_refused()
         try:
             await self.dead.add(self.trajectories.key, answer.SerializeToString(), problem)
@@ -170,29 +160,3 @@ class Collector:
         except LedgerUnavailableError as error:
             # Nothing depends on this line but its own count.
             log.warning("a dropped answer is not in the ledger", group=group_id, kind=kind, error=str(error))
-
-    def _mismatch(self, answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
-        """What of an answer cannot be an answer to `wanted`, as a clause, or None."""
-        for name in ("item_id", "modality", "purpose", "step"):
-            if getattr(answer, name) != getattr(wanted, name):
-                return f"its {name} is {getattr(answer, name)}, {getattr(wanted, name)} was asked"
-        if [t.seed for t in answer.trajectories] != list(wanted.seeds):
-            return f"{len(answer.trajectories)} trajectories came for {len(wanted.seeds)} seeds"
-        for trajectory in answer.trajectories:
-            if len(trajectory.token_ids) > wanted.sampling.max_new_tokens:
-                return f"{len(trajectory.token_ids)} tokens came, {wanted.sampling.max_new_tokens} were allowed"
-            if max(trajectory.token_ids) >= self.vocabulary_size:
-                return f"token id {max(trajectory.token_ids)} lies outside the vocabulary of {self.vocabulary_size}"
-        return None
-
-    @staticmethod
-    def _staleness(answer: pb.TrajectoryGroup, wanted: pb.PromptGroup) -> str | None:
-        """Which policy version an answer was wrongly sampled from, as a clause, or None."""
-        for trajectory in answer.trajectories:
-            versions = trajectory.policy_versions
-            if min(versions) < wanted.min_policy_version or max(versions) > wanted.max_policy_version:
-                return (
-                    f"sampled from policy version {min(versions)}, "
-                    f"wanted {wanted.min_policy_version} to {wanted.max_policy_version}"
-                )
-        return None
