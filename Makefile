@@ -12,7 +12,7 @@ MINUTES = 30
 SECONDS = 60
 GUARDS =
 
-.PHONY: help setup demo data test fuzz guards faults soak lint lint-deploy protos lock docs clean
+.PHONY: help setup demo data test test-all fuzz guards faults soak lint lint-deploy protos lock docs clean
 
 help: ## this list
 	@echo "make TARGET, with TARGET one of"
@@ -27,7 +27,10 @@ data: setup ## the tiny world's audio and questions
 demo: data ## the whole system on this machine, a live view, then the report (XOPD_ variables pass through)
 	$(BIN)/xopd up $(DEMO) --overwrite
 
-test: data ## all tests (TESTS=tests/unit for a part)
+test: data ## the tests, less those that take minutes each (TESTS=tests/unit for a part)
+	$(VENV_PYTHON) -m pytest -m 'not long' $(TESTS) $(PYTEST_ARGS)
+
+test-all: data ## all tests
 	$(VENV_PYTHON) -m pytest $(TESTS) $(PYTEST_ARGS)
 
 fuzz: setup ## fuzz the wire's decoders (SECONDS=600; what breaks one is kept in .cache/fuzz)

@@ -1,4 +1,4 @@
-"""What every test has in common: threads, order, a time limit by kind, and what skipped tests would need."""
+"""What every test has in common: threads, order, a time limit by kind, and what was left out and why."""
 
 from __future__ import annotations
 
@@ -48,12 +48,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(LIMITS_S[_kind(item)]))
 
 
+_LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count the long tests that `-m "not long"` leaves out."""
+    for item in items:
+        if item.get_closest_marker("long") is not None:
+            item.config.stash[_LEFT_OUT] = item.config.stash.get(_LEFT_OUT, 0) + 1
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say what was not tested and why: a skipped test is a gap that a reader should see."""
     reasons: Counter[str] = Counter()
     for report in terminalreporter.getreports("skipped"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         reasons[reason.removeprefix("Skipped: ")] += 1
+    if long := terminalreporter.config.stash.get(_LEFT_OUT, 0):
+        reasons["long, run by make test-all"] = long
     if reasons:
         terminalreporter.section("left out")
         for reason, count in sorted(reasons.items()):

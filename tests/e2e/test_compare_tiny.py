@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.world import ROOT
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 from tests.fuzz.seeds import CORPUS, KINDS, REFUSALS, SEEDS, corpus, decode_any
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60
+SECONDS = 10
+LONG = 60
 NO_ATHERIS = "atheris has no wheel for this platform (it has for Linux on x86-64)"
 
 
@@ -28,14 +29,15 @@ def fuzz(seconds: int, keep: Path, code: str = "") -> subprocess.CompletedProces
     )  # fmt: skip
 
 
-@pytest.mark.timeout(SECONDS + 180)
-def test_no_input_breaks_a_decoder(tmp_path) -> None:
+@pytest.mark.timeout(LONG + 180)
+@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(LONG, marks=pytest.mark.long)])
+def test_no_input_breaks_a_decoder(seconds, tmp_path) -> None:
     pytest.importorskip("atheris", reason=NO_ATHERIS)
-    done = fuzz(SECONDS, tmp_path)
+    done = fuzz(seconds, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert list(tmp_path.iterdir()) == []
     runs = re.search(r"Done (\d+) runs in", done.stderr)
-    assert runs is not None and int(runs[1]) > 10_000, done.stderr[-1000:]
+    assert runs is not None and int(runs[1]) > 150 * seconds, done.stderr[-1000:]
 
 
 def test_a_fault_would_be_found_and_kept(tmp_path) -> None:
@@ -48,7 +50,7 @@ def test_a_fault_would_be_found_and_kept(tmp_path) -> None:
         "import tests.fuzz.seeds as s\n"
         "s.DECODERS['pod_status'] = broken\n"
     )
-    done = fuzz(SECONDS, tmp_path, fault)
+    done = fuzz(LONG, tmp_path, fault)
     assert done.returncode != 0
     assert "ZeroDivisionError" in done.stdout + done.stderr
     (kept,) = tmp_path.glob("crash-*")

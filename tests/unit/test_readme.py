@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 # What runs a command of the README: the file, and words that it must hold.
 RUN_BY = {
     "make demo": ("tests/e2e/test_demo.py", '"make", "demo"'),
-    "make test": (".ci/run", "make test"),
+    "make test": (".ci/run", "make test-all"),
     ".venv/bin/xopd up": ("tests/e2e/world.py", '"xopd", "up"'),
 }
 
