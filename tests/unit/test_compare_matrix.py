@@ -14,9 +14,8 @@ from rich.console import Console
 
 from xopd.comparison.cells import begin, open_folder, write_manifest
 from xopd.comparison.matrix import plan_matrix, plan_search, read_comparison_file
-from xopd.comparison.run import command_line
-from xopd.comparison.search import choose_rates
-from xopd.comparison.view import LiveComparisonView, running_line, time_left
+from xopd.comparison.run import choose_rates, command_line
+from xopd.comparison.view import ComparisonView, running_line, time_left
 from xopd.errors import UserError
 
 RUN = {
@@ -115,7 +114,7 @@ def test_what_a_search_chose_is_used(write, tmp_path):
     cells = open_folder(search, overwrite=False)
     for progress, speech in zip(cells, (0.5, 0.6, 0.7, 0.2), strict=True):
         write_summary(progress.cell.folder, speech=speech, text=0.9, retention=0.9)
-    found = json.loads(choose_rates(search, cells, "xopd compare").read_text())
+    found = json.loads(choose_rates(search, cells, "xopd compare")[1].read_text())
     assert [trial["chosen"] for trial in found["trials"]] == [False, True, True, False]
     assert [trial["entry"] for trial in found["trials"]] == ["sft", "sft", "xopd", "xopd"]
     matrix = plan(path, tmp_path / "runs")
@@ -321,7 +320,7 @@ def test_the_base_is_graded_once_and_the_teacher_once_each(write, tmp_path):
 def test_the_manifest_names_everything(write, tmp_path):
     matrix = plan(write(), tmp_path / "runs")
     open_folder(matrix, overwrite=False)
-    manifest = json.loads(write_manifest(matrix, {"command": "xopd compare"}).read_text())
+    manifest = json.loads(write_manifest(matrix, command="xopd compare").read_text())
     assert manifest["steps"] == 7
     assert manifest["seeds"] == [0, 1]
     assert [entry["method"] for entry in manifest["entries"]] == ["sft", "xopd", "xopd"]
@@ -347,7 +346,7 @@ def test_the_live_view_shows_every_run(write, tmp_path):
     cells[1].state, cells[1].phase, cells[1].step = "running", "training", 3
     cells[2].state = "failed"
     console = Console(record=True, width=100, force_terminal=True, file=io.StringIO())
-    view = LiveComparisonView(console, "c", cells, jobs=2)
+    view = ComparisonView(console, "c", cells, jobs=2)
     view.event("sft seed 0: finished in 61 s")
     console.print(view.render())
     text = console.export_text()

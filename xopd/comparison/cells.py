@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from xopd.errors import UserError
 from xopd.files import write_whole
 from xopd.ledger.begun import refuse_changes
 from xopd.local.rundir import RunFolder
+from xopd.report.comparison import read as records
 
 State = Literal["waiting", "running", "finished", "failed"]
 MANIFEST = "comparison.json"
@@ -112,30 +112,31 @@ def tidy(progress: Progress) -> None:
     shutil.rmtree(progress.folder.checkpoints, ignore_errors=True)
 
 
-def write_manifest(matrix: Matrix, about: dict[str, Any]) -> Path:
+def write_manifest(matrix: Matrix, **about: Any) -> Path:
     """Write comparison.json, which the report is built from; `about` goes in beside what the matrix says."""
     first = {cell.entry.name: cell for cell in reversed(matrix.cells)}
-    manifest = {
-        "name": matrix.folder.name,
-        "quick": matrix.quick,
-        "steps": matrix.shared.run.steps,
-        "batch_prompts": matrix.shared.trainer.batch_prompts,
-        "seeds": matrix.seeds,
-        "reference": matrix.file.reference,
-        "about": matrix.file.about,
-        "limits": matrix.file.limits,
-        "entries": [
-            {
-                **entry.model_dump(include={"name", "label", "group", "kind", "note"}),
-                "method": first[entry.name].config.objective.method,
-                "settings": _settings(first[entry.name]),
-            }
-            for entry in matrix.entries
-        ],
+    entries = [
+        records.Entry(
+            **entry.model_dump(include={"name", "label", "group", "kind", "note"}),
+            method=first[entry.name].config.objective.method,
+            settings=_settings(first[entry.name]),
+        )
+        for entry in matrix.entries
+    ]
+    manifest = records.Manifest(
+        name=matrix.folder.name,
+        quick=matrix.quick,
+        steps=matrix.shared.run.steps,
+        batch_prompts=matrix.shared.trainer.batch_prompts,
+        seeds=matrix.seeds,
+        reference=matrix.file.reference,
+        about=matrix.file.about,
+        limits=matrix.file.limits,
+        entries=entries,
         **about,
-    }
+    )
     path = matrix.folder / MANIFEST
-    write_whole(path, json.dumps(manifest, indent=1) + "\n")
+    write_whole(path, manifest.model_dump_json(indent=1) + "\n")
     return path
 
 

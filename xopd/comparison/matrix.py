@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from xopd.config.fields import is_text, known_fields
 from xopd.config.section import Section, first_message
 from xopd.config.yaml12 import FieldPath, in_one_line, read_yaml_file, write_yaml
 from xopd.errors import UserError
+from xopd.report.comparison import read as records
+from xopd.report.records import read_record
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Settings = dict[str, Any]
@@ -184,15 +185,16 @@ def plan_matrix(
     short = file.quick if quick else None
     wanted = set(short.entries) if short else {entry.name for entry in file.entries}
     rates = found_rates(file, path)
-    common: Settings = {**file.set_, **(short.set_ if short else {})}
+    common = {**file.set_, **(short.set_ if short else {})}
     folder = Path(directory or file.directory) / (f"{file.name}-quick" if quick else file.name)
+    load = _Loader(file, path, folder, overrides)
     cells = [
-        _cell(file, path, folder, entry, seed, {**common, **_rate(entry, rates)}, overrides)
+        load.cell(entry, seed, {**common, **_rate(entry, rates)})
         for seed in (short.seeds if short else file.seeds)
         for entry in file.entries
         if entry.name in wanted
     ]
-    return Matrix(file, path, folder, quick, _shared(file, path, folder, common, overrides), tuple(cells))
+    return Matrix(file, path, folder, quick, load.shared(common), tuple(cells))
 
 
 def plan_search(
@@ -206,13 +208,15 @@ def plan_search(
     if file.search is None:
         raise UserError(f"{path}: has no `search` section; leave --search out, or write one.")
     search, folder = file.search, Path(directory or file.directory) / f"{file.name}-search"
-    common: Settings = {**file.set_, **search.set_}
-    cells = []
-    for entry in file.entries:
-        for rate in search.learning_rates if entry.rate_of is None else []:
-            trial = entry.model_copy(update={"name": f"{entry.name}-{rate:g}"})
-            cells.append(_cell(file, path, folder, trial, search.seed, {**common, RATE: rate}, overrides))
-    return Matrix(file, path, folder, False, _shared(file, path, folder, common, overrides), tuple(cells))
+    common = {**file.set_, **search.set_}
+    load = _Loader(file, path, folder, overrides)
+    cells = [
+        load.cell(entry.model_copy(update={"name": f"{entry.name}-{rate:g}"}), search.seed, {**common, RATE: rate})
+        for entry in file.entries
+        if entry.rate_of is None
+        for rate in search.learning_rates
+    ]
+    return Matrix(file, path, folder, False, load.shared(common), tuple(cells))
 
 
 def found_rates(file: ComparisonFile, path: Path) -> Mapping[str, float]:
@@ -221,16 +225,16 @@ def found_rates(file: ComparisonFile, path: Path) -> Mapping[str, float]:
     Raises:
         UserError: if there is a search, and no results of it.
     """
+    found = read_search(file, path)
+    return {} if found is None else {trial.entry: trial.learning_rate for trial in found.trials if trial.chosen}
+
+
+def read_search(file: ComparisonFile, path: Path) -> records.Search | None:
+    """What the search found; None for a file without one. Raises UserError as `found_rates`."""
     if file.search is None:
-        return {}
-    results = path.parent / file.search.results
-    try:
-        trials = json.loads(results.read_text(encoding="utf-8"))["trials"]
-        return {trial["entry"]: float(trial["learning_rate"]) for trial in trials if trial["chosen"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: search.results {results} cannot be read ({error}); run `xopd compare {path} --search` first."
-        ) from None
+        return None
+    advice = f"run `xopd compare {path} --search` first"
+    return read_record(records.Search, path.parent / file.search.results, advice)
 
 
 def _rate(entry: Entry, rates: Mapping[str, float]) -> Settings:
@@ -242,44 +246,40 @@ def _rate(entry: Entry, rates: Mapping[str, float]) -> Settings:
     return {RATE: rates[source]}
 
 
-def _cell(
-    file: ComparisonFile,
-    path: Path,
-    folder: Path,
-    entry: Entry,
-    seed: int,
-    common: Settings,
-    overrides: Sequence[str],
-) -> Cell:
-    for name in entry.set_:
-        if name.startswith(SHARED):
-            raise UserError(
-                f"{path}: entry {entry.name}: {name} is shared by all entries, so that they have equal data and"
-                " budget; set it for the whole comparison."
-            )
-    own: Settings = {"run.directory": str(folder / "cells" / entry.name), "run.name": f"seed-{seed}", "run.seed": seed}
-    where = f"{path}: entry {entry.name}"
-    return Cell(entry, seed, _load(file, path, where, {**common, **entry.set_}, overrides, own))
+@dataclass(frozen=True)
+class _Loader:
+    """Resolves the configurations of a comparison's runs."""
 
+    file: ComparisonFile
+    path: Path
+    folder: Path
+    overrides: Sequence[str]
 
-def _shared(file: ComparisonFile, path: Path, folder: Path, common: Settings, overrides: Sequence[str]) -> Config:
-    own: Settings = {"run.directory": str(folder.parent), "run.name": folder.name}
-    return _load(file, path, str(path), common, overrides, own)
+    def cell(self, entry: Entry, seed: int, common: Settings) -> Cell:
+        where = f"{self.path}: entry {entry.name}"
+        for name in entry.set_:
+            if name.startswith(SHARED):
+                raise UserError(
+                    f"{where}: {name} is shared by all entries, so that they have equal data and budget; set it for the"
+                    " whole comparison."
+                )
+        place = {"run.directory": str(self.folder / "cells" / entry.name), "run.name": f"seed-{seed}"}
+        return Cell(entry, seed, self._config(where, {**common, **entry.set_}, {**place, "run.seed": seed}))
 
+    def shared(self, common: Settings) -> Config:
+        place = {"run.directory": str(self.folder.parent), "run.name": self.folder.name}
+        return self._config(str(self.path), common, place)
 
-def _load(
-    file: ComparisonFile, path: Path, where: str, settings: Settings, overrides: Sequence[str], own: Settings
-) -> Config:
-    known = {".".join(field) for field in known_fields()}
-    for name in settings:
-        if name not in known:
-            raise UserError(f"{where}: `{name}` is not a setting; see docs/CONFIG.md.")
-    as_text = [f"{name}={write_yaml(value)}" for name, value in settings.items()]
-    last = [f"{name}={write_yaml(value)}" for name, value in own.items()]
-    try:
-        return load_config(path.parent / file.run, [*as_text, *overrides, *last])
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    def _config(self, where: str, settings: Settings, own: Settings) -> Config:
+        known = {".".join(field) for field in known_fields()}
+        for name in settings:
+            if name not in known:
+                raise UserError(f"{where}: `{name}` is not a setting; see docs/CONFIG.md.")
+        first, last = ([f"{name}={write_yaml(value)}" for name, value in each.items()] for each in (settings, own))
+        try:
+            return load_config(self.path.parent / self.file.run, [*first, *self.overrides, *last])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
 
 
 def _is_text(path: FieldPath) -> bool:

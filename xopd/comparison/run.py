@@ -8,18 +8,21 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from xopd.comparison.cells import MANIFEST, Progress, write_manifest
-from xopd.comparison.matrix import Matrix
-from xopd.comparison.search import choose_rates, read_search
+from xopd.comparison.matrix import Matrix, read_search
 from xopd.comparison.session import ComparisonSession
-from xopd.comparison.view import make_view
+from xopd.comparison.view import ComparisonView
 from xopd.errors import UserError
+from xopd.files import write_whole
 from xopd.local.stopping import Stop
+from xopd.report.comparison.read import PARTS, DevScores, Search, Trial
 from xopd.report.palette import QUIET
+from xopd.report.records import read_summary
 from xopd.report.units import duration
 from xopd.service.machine import describe_machine
 
@@ -47,7 +50,7 @@ async def run_cells(
     """
     if all(cell.state == "finished" for cell in cells):
         return
-    view = make_view(console, matrix.folder.name, cells, matrix.file.jobs, plain)
+    view = ComparisonView(console, matrix.folder.name, cells, matrix.file.jobs, plain)
     stop = Stop()
     session = ComparisonSession(matrix, cells, view.event, start_timeout_s, stop)
     stop.catch_signals(session.supervisor, view.event, "the trainers write checkpoints first")
@@ -76,7 +79,7 @@ def finish_comparison(console: Console, matrix: Matrix, cells: list[Progress], c
 
     wall_s = _wall_time(matrix)
     search = read_search(matrix.file, matrix.path)
-    write_manifest(matrix, {"search": search, "machine": describe_machine(), "wall_s": wall_s, "command": command})
+    write_manifest(matrix, search=search, machine=describe_machine(), wall_s=wall_s, command=command)
     built = build_comparison(matrix.folder)
     for table in built.tables:
         console.print()
@@ -91,17 +94,49 @@ def finish_comparison(console: Console, matrix: Matrix, cells: list[Progress], c
 
 def finish_search(console: Console, matrix: Matrix, cells: list[Progress], command: str) -> None:
     """Write what was chosen, and print it."""
-    from rich.table import Table
+    from xopd.report.tables import Column, Number, Row, Table, rich_table
 
-    path = choose_rates(matrix, cells, command)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("entry", "learning rate", "speech", "text", "retention", ""):
-        table.add_column(heading, justify="right" if heading not in ("entry", "") else "left")
-    for trial in json.loads(path.read_text(encoding="utf-8"))["trials"]:
-        scores = [f"{100 * trial['dev'][part]:.1f} %" for part in ("speech", "text", "retention")]
-        table.add_row(trial["entry"], f"{trial['learning_rate']:g}", *scores, "chosen" if trial["chosen"] else "")
-    console.print(table)
+    search, path = choose_rates(matrix, cells, command)
+    columns = [Column("entry", "entry", "text"), Column("rate", "learning rate", "text")]
+    columns += [Column(part, f"{part} (%)", "number") for part in PARTS]
+    columns.append(Column("chosen", "", "text"))
+    rows = []
+    for trial in search.trials:
+        scores = (None if score is None else Number(100 * score) for _, score in trial.dev)
+        values = (trial.entry, f"{trial.learning_rate:g}", *scores, "chosen" if trial.chosen else "")
+        rows.append(Row(trial.entry, values, "reference" if trial.chosen else "entry"))
+    console.print(rich_table(Table(tuple(columns), tuple(rows))))
     console.print(f"  results  {path}", style=QUIET, soft_wrap=True)
+
+
+def choose_rates(matrix: Matrix, cells: list[Progress], command: str) -> tuple[Search, Path]:
+    """From the runs of a search to one learning rate an entry: the best mean of the three dev scores.
+
+    Returns what was found, and the file beside the comparison's that now holds it.
+    """
+    search = matrix.file.search
+    assert search is not None
+    trials = [_trial(cell) for cell in cells]
+    for entry in {trial.entry for trial in trials}:
+        of_entry = [trial for trial in trials if trial.entry == entry]
+        max(of_entry, key=lambda trial: sum(score or 0.0 for _, score in trial.dev)).chosen = True
+    rates = ", ".join(f"{rate:g}" for rate in search.learning_rates)
+    about = (
+        f"The same budget for each method: learning rates {rates}, one run each with seed {search.seed} and"
+        f" {matrix.shared.run.steps} steps, judged on the split {matrix.shared.data.eval_split!r} by the mean of the"
+        " accuracies by speech, by text and on the retention probe. No other setting was searched."
+    )
+    found = Search(about=about, command=command, trials=trials)
+    path = matrix.path.parent / search.results
+    write_whole(path, found.model_dump_json(indent=1) + "\n")
+    return found, path
+
+
+def _trial(progress: Progress) -> Trial:
+    final = read_summary(progress.folder.summary).final
+    rate = progress.cell.config.optimiser.learning_rate
+    dev = DevScores(**{part: score.accuracy for part, score in final if score is not None})
+    return Trial(entry=progress.cell.entry.name.removesuffix(f"-{rate:g}"), learning_rate=rate, dev=dev)
 
 
 def _problem_of(cells: Sequence[Progress]) -> UserError | None:
@@ -121,4 +156,4 @@ def _wall_time(matrix: Matrix) -> float:
 
 def _add_wall_time(matrix: Matrix, seconds: float) -> None:
     # Kept over several lives, so that the report's figure is that of the whole comparison.
-    write_manifest(matrix, {"wall_s": _wall_time(matrix) + seconds})
+    write_manifest(matrix, wall_s=_wall_time(matrix) + seconds)

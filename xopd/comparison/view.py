@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -25,25 +24,6 @@ MARKS = {"waiting": ("·", QUIET), "running": ("▸", "yellow"), "finished": ("�
 PLAIN_EVERY_S = 15.0
 STEP_SHARE = 0.85
 """Guess of how much of a run is training steps; the rest is starting and evaluating."""
-
-
-class ComparisonView(Protocol):
-    """A way to watch a comparison."""
-
-    def event(self, sentence: str) -> None:
-        """Something happened."""
-        ...
-
-    async def show(self) -> None:
-        """Show it until cancelled."""
-        ...
-
-
-def make_view(console: Console, name: str, cells: Sequence[Progress], jobs: int, plain: bool) -> ComparisonView:
-    """The live view on a terminal, plain lines elsewhere or when asked for."""
-    if plain or not console.is_terminal:
-        return PlainComparisonView(console, cells, jobs)
-    return LiveComparisonView(console, name, cells, jobs)
 
 
 def time_left(cells: Sequence[Progress], jobs: int) -> float | None:
@@ -74,50 +54,33 @@ def _share(cell: Progress) -> float:
     return cell.step / cell.cell.config.run.steps
 
 
-class PlainComparisonView:
-    """Plain lines for logs and CI."""
+class ComparisonView:
+    """A matrix of entries and seeds, redrawn about twice a second; plain lines where there is no terminal."""
 
-    def __init__(self, console: Console, cells: Sequence[Progress], jobs: int) -> None:
-        """Print to `console`."""
-        self.console = console
-        self.cells = cells
-        self.jobs = jobs
-        self._began = time.monotonic()
-
-    def event(self, sentence: str) -> None:
-        """One line."""
-        stamp = f"{time.monotonic() - self._began:6.0f} s"
-        self.console.print(f"{stamp}  {sentence}", markup=False, highlight=False, soft_wrap=True)
-
-    async def show(self) -> None:
-        """A line now and then."""
-        while True:
-            await asyncio.sleep(PLAIN_EVERY_S)
-            running = [running_line(cell) for cell in self.cells if cell.state == "running"]
-            done = sum(cell.state == "finished" for cell in self.cells)
-            left = time_left(self.cells, self.jobs)
-            parts = [f"{done}/{len(self.cells)} runs", *running, *([f"{duration(left)} left"] if left else [])]
-            self.event("; ".join(parts))
-
-
-class LiveComparisonView:
-    """A matrix of entries and seeds, redrawn about twice a second."""
-
-    def __init__(self, console: Console, name: str, cells: Sequence[Progress], jobs: int) -> None:
-        """Draw on `console`."""
+    def __init__(self, console: Console, name: str, cells: Sequence[Progress], jobs: int, plain: bool = False) -> None:
+        """Draw on `console`; with `plain` print lines even on a terminal."""
         self.console = console
         self.name = name
         self.cells = cells
         self.jobs = jobs
+        self.plain = plain or not console.is_terminal
         self._events: deque[str] = deque(maxlen=4)
         self._began = time.monotonic()
 
     def event(self, sentence: str) -> None:
-        """Kept in the view's last lines."""
-        self._events.append(f"{time.monotonic() - self._began:6.0f} s  {sentence}")
+        """Something happened: a line, or one of the view's last."""
+        line = f"{time.monotonic() - self._began:6.0f} s  {sentence}"
+        self._events.append(line)
+        if self.plain:
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     async def show(self) -> None:
-        """Redraw until cancelled."""
+        """Show it until cancelled."""
+        while self.plain:
+            await asyncio.sleep(PLAIN_EVERY_S)
+            running = [running_line(cell) for cell in self.cells if cell.state == "running"]
+            left = time_left(self.cells, self.jobs)
+            self.event("; ".join([self._done(), *running, *([f"{duration(left)} left"] if left else [])]))
         with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
             try:
                 while True:
@@ -129,12 +92,11 @@ class LiveComparisonView:
     def render(self) -> RenderableType:
         """The whole view."""
         done = sum(1.0 if cell.state == "finished" else _share(cell) for cell in self.cells)
-        finished = sum(cell.state == "finished" for cell in self.cells)
         left = time_left(self.cells, self.jobs)
         head = Table.grid(padding=(0, 2))
         head.add_row(
             ProgressBar(total=len(self.cells), completed=done, width=40, complete_style=SPEECH),
-            Text(f"{finished}/{len(self.cells)} runs"),
+            Text(self._done()),
             Text(f"{duration(left)} left" if left is not None else "", style="bold"),
             Text(f"{duration(time.monotonic() - self._began)} so far", style=QUIET),
         )
@@ -143,6 +105,9 @@ class LiveComparisonView:
         rule = Rule(title, align="left", style=QUIET)
         events = [Text(event, style=QUIET, overflow="ellipsis", no_wrap=True) for event in self._events]
         return Padding(Group(rule, head, "", self._matrix(), "", *running, *([""] if events else []), *events), (0, 1))
+
+    def _done(self) -> str:
+        return f"{sum(cell.state == 'finished' for cell in self.cells)}/{len(self.cells)} runs"
 
     def _matrix(self) -> Table:
         seeds = list(dict.fromkeys(cell.cell.seed for cell in self.cells))

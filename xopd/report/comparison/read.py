@@ -57,6 +57,7 @@ class Search(Record):
     """How the learning rates were chosen."""
 
     about: str = ""
+    command: str = ""
     trials: list[Trial] = Field(default_factory=list)
 
 
