@@ -22,7 +22,7 @@ from xopd.local.rundir import folder_of, locked, prepare
 from xopd.local.supervisor import Managed, ProcessSpec
 from xopd.local.view import Scene
 from xopd.report.records import TrainerStatus
-from xopd.report.units import duration, sparkline
+from xopd.report.style import duration, sparkline
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -27,7 +27,6 @@ def test_records_of_supervised_methods_are_read(folder):
     run = read_run(folder)
     assert len(run.steps) == 8
     assert run.steps[0].speech.kl is None
-    assert run.steps[0].speech.ratio is None
     assert run.steps[0].text.nll == 1.2
     assert [probe.step for probe in run.probes] == [0, 2, 4, 6, 8]
     assert run.probes[0].speech.modality_gap == pytest.approx(0.9)

@@ -42,7 +42,7 @@ def stats(
     from xopd.data import load_items
     from xopd.data.audio import AudioRules
     from xopd.errors import UserError
-    from xopd.report.units import count, duration
+    from xopd.report.style import count, duration
 
     schemes = sorted({"file", *(place.partition("://")[0] for place in root or () if "://" in place)})
     try:

@@ -21,9 +21,8 @@ from xopd.errors import UserError
 from xopd.files import write_whole
 from xopd.local.stopping import Stop
 from xopd.report.comparison.read import PARTS, DevScores, Search, Trial
-from xopd.report.palette import QUIET
 from xopd.report.records import read_summary
-from xopd.report.units import duration
+from xopd.report.style import QUIET, duration
 from xopd.service.machine import describe_machine
 
 

@@ -17,8 +17,7 @@ from rich.text import Text
 
 from xopd.comparison.cells import Progress
 from xopd.local.view import PHASES
-from xopd.report.palette import QUIET, SPEECH
-from xopd.report.units import duration
+from xopd.report.style import QUIET, SPEECH, duration
 
 MARKS = {"waiting": ("·", QUIET), "running": ("▸", "yellow"), "finished": ("●", "green"), "failed": ("✕", "red")}
 PLAIN_EVERY_S = 15.0

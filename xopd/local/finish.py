@@ -10,11 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from xopd.local.rundir import RunFolder
-from xopd.report.palette import QUIET, STAGES
 from xopd.report.records import Seconds, Summary, read_summary
 from xopd.report.run import build_report, scores_table
+from xopd.report.style import QUIET, STAGES, count, duration, percent
 from xopd.report.tables import rich_table
-from xopd.report.units import count, duration, percent
 
 BAR = 24
 """Widest bar of the time table (characters)."""

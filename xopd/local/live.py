@@ -13,9 +13,8 @@ from rich.text import Text
 from xopd.local.plain import PlainView
 from xopd.local.supervisor import Managed, Supervisor
 from xopd.local.view import Scene, StatusReader, View, keep_reading
-from xopd.report.palette import QUIET, RETENTION, SPEECH, STAGES, TEXT
 from xopd.report.records import EvalRecord, ModalityStep, Score, StepRecord, TrainerStatus
-from xopd.report.units import count, duration, percent, sparkline
+from xopd.report.style import QUIET, RETENTION, SPEECH, STAGES, TEXT, count, duration, percent, sparkline
 from xopd.security import Credentials
 
 STATES = {

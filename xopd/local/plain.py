@@ -9,7 +9,7 @@ from rich.console import Console
 from xopd.local.supervisor import Supervisor
 from xopd.local.view import Scene, StatusReader, keep_reading
 from xopd.report.records import EvalRecord, Score, StepRecord, TrainerStatus
-from xopd.report.units import count, duration, percent
+from xopd.report.style import count, duration, percent
 from xopd.security import Credentials
 
 EVERY_S = 5.0

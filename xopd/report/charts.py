@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from xopd.report.palette import PAGE_INK, PAGE_LINE, PAGE_OF, PAGE_QUIET, PAGE_TEACHER, STAGES
 from xopd.report.records import EvalRecord, ProbeRecord, RunFiles, Score, StepRecord, Summary
+from xopd.report.style import PAGE_INK, PAGE_LINE, PAGE_OF, PAGE_QUIET, PAGE_TEACHER, STAGES
 
 Points = Mapping[int, float]
 """A curve: value by step."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from xopd.report import palette
+from xopd.report import style
 from xopd.report.charts import own_ids
+from xopd.report.style import count, duration, percent
 from xopd.report.tables import Number
-from xopd.report.units import count, duration, percent
 
 
 def render(template: str, **context: Any) -> str:
@@ -21,7 +21,7 @@ def render(template: str, **context: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     pages = Environment(loader=PackageLoader("xopd.report"), autoescape=True, undefined=StrictUndefined)
-    pages.globals.update(colours=vars(palette), PARTS=tuple(palette.PAGE_OF))
+    pages.globals.update(colours=vars(style), PARTS=tuple(style.PAGE_OF))
     pages.filters.update(count=count, duration=duration, percent=percent, points=points, date=_date, own_ids=own_ids)
     return pages.get_template(template).render(context)
 

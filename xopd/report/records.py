@@ -6,6 +6,7 @@ trainer's GET /status answers a TrainerStatus.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,19 +46,9 @@ class Spread(Record):
     """A distribution over tokens, in nats."""
 
     mean: float
-    std: float = 0.0
     p5: float | None = None
     p50: float | None = None
     p95: float | None = None
-
-
-class Ratios(Record):
-    """Importance ratios of a step."""
-
-    mean: float = 1.0
-    max: float = 1.0
-    clipped_share: float | None = None
-    """Share of tokens, or of the policy's mass, that a limit of the loss changed; None for a loss without limits."""
 
 
 class ModalityStep(Record):
@@ -66,7 +57,6 @@ class ModalityStep(Record):
     advantage: Spread | None = None
     kl: float | None = None
     """Estimated reverse KL to the teacher, nats a token: the mean of -A."""
-    ratio: Ratios | None = None
     nll: float | None = None
     """Negative log-likelihood of a supervised method's targets, nats a token."""
     entropy: float | None = None
@@ -84,39 +74,30 @@ class ModalityStep(Record):
     """KL(policy given speech ‖ policy given text) on the same tokens, nats a token; of speech only."""
 
 
-class StepRecord(Record):
-    """One optimiser step."""
+class ProbeRecord(Record):
+    """Signals of on-policy responses to dev items at temperature 1, measured alike whatever the method."""
 
     step: int
-    time: float = 0.0
-    wall_s: float = 0.0
+    text: ModalityStep | None = None
+    speech: ModalityStep | None = None
+
+
+class StepRecord(ProbeRecord):
+    """One optimiser step, and the signals of the responses that it learned from."""
+
     loss: float | None = None
     loss_in: float | None = None
     loss_cross: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
-    policy_version: int = 0
-    policy_lag_max: int = 0
-    text: ModalityStep | None = None
-    speech: ModalityStep | None = None
     seconds: Seconds = Field(default_factory=dict)
     tokens_per_s: dict[str, float] = Field(default_factory=dict)
-
-
-class ProbeRecord(Record):
-    """Signals of on-policy responses to dev items at temperature 1, measured alike whatever the method."""
-
-    step: int
-    time: float = 0.0
-    text: ModalityStep | None = None
-    speech: ModalityStep | None = None
 
 
 class EvalRecord(Record):
     """One evaluation: scores by `speech`, `text`, `retention`."""
 
     step: int
-    time: float = 0.0
     split: str = "dev"
     scores: dict[str, Score | None] = Field(default_factory=dict)
 
@@ -130,6 +111,15 @@ class EventRecord(Record):
     detail: str = ""
 
 
+KINDS: dict[str, type[Record]] = {
+    "step": StepRecord,
+    "probe": ProbeRecord,
+    "eval": EvalRecord,
+    "event": EventRecord,
+}
+"""The lines of metrics.jsonl by their `kind`."""
+
+
 class Accounts(Record):
     """Where every trajectory went."""
 
@@ -139,7 +129,6 @@ class Accounts(Record):
     under_way: int = 0
     duplicates_dropped: int = 0
     stale_dropped: int = 0
-    redispatched: int = 0
     lost: int = 0
 
 
@@ -156,13 +145,6 @@ class Difference(Record):
 
     mean_difference: float
     ci95: tuple[float, float] | None = None
-
-
-class Bound(Record):
-    """A score that nothing trained on this data can pass."""
-
-    accuracy: float
-    n: int = 0
 
 
 class Summary(Record):
@@ -209,7 +191,6 @@ class Progress(Record):
 class History(Record):
     """The last steps' KL, for a sparkline."""
 
-    step: list[int] = Field(default_factory=list)
     kl_text: list[float | None] = Field(default_factory=list)
     kl_speech: list[float | None] = Field(default_factory=list)
 
@@ -220,19 +201,14 @@ class PodView(Record):
     pod_id: str
     policy_version: int = 0
     in_flight: int = 0
-    url: str = ""
     engine_version: str = ""
-    beat_age_s: float = 0.0
     draining: bool = False
 
 
 class TeacherView(Record):
     """A teacher pod as the trainer sees it."""
 
-    endpoint: str
-    model: str = ""
     engine: str = ""
-    ok: bool = True
 
 
 class TrainerStatus(Record):
@@ -283,26 +259,19 @@ def read_run(folder: str | Path) -> RunFiles:
         raise UserError(f"{folder}: there is no such run; give the folder of a run, such as runs/NAME.")
     if not metrics.exists() and not summary.exists():
         raise UserError(f"{folder}: holds neither metrics.jsonl nor summary.json; give the folder of a run.")
-    steps: dict[int, StepRecord] = {}
-    probes: dict[int, ProbeRecord] = {}
-    evals: dict[tuple[str, int], EvalRecord] = {}
-    events: list[EventRecord] = []
+    found: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     for raw in read_json_lines(metrics):
-        kind = raw.get("kind")
-        if kind == "step" and (step := _lenient(StepRecord, raw)) is not None:
-            steps[step.step] = step
-        elif kind == "probe" and (probe := _lenient(ProbeRecord, raw)) is not None:
-            probes[probe.step] = probe
-        elif kind == "eval" and (evaluation := _lenient(EvalRecord, raw)) is not None:
-            evals[(evaluation.split, evaluation.step)] = evaluation
-        elif kind == "event" and (event := _lenient(EventRecord, raw)) is not None:
-            events.append(event)
+        kind = str(raw.get("kind"))
+        with contextlib.suppress(ValidationError, KeyError):
+            found[kind].append(KINDS[kind].model_validate(raw))
+    steps, probes = ({record.step: record for record in found[kind]} for kind in ("step", "probe"))
+    evals = {(record.split, record.step): record for record in found["eval"]}
     return RunFiles(
         folder,
         [steps[number] for number in sorted(steps)],
         [probes[number] for number in sorted(probes)],
-        sorted(evals.values(), key=lambda record: (record.split, record.step)),
-        events,
+        [evals[place] for place in sorted(evals)],
+        found["event"],
         read_summary(summary) if summary.exists() else None,
         config.read_text(encoding="utf-8") if config.exists() else "",
     )
@@ -327,10 +296,3 @@ def read_record(kind: type[R], path: Path, advice: str) -> R:
         raise UserError(f"{path}: `{where}`: {first['msg']}; it was not written by this version.") from None
     except (OSError, *NOT_JSON) as error:
         raise UserError(f"{path}: cannot be read ({error}); {advice}.") from None
-
-
-def _lenient(kind: type[R], raw: dict[str, Any]) -> R | None:
-    try:
-        return kind.model_validate(raw)
-    except ValidationError:
-        return None

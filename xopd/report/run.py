@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xopd.files import write_whole
-from xopd.report.palette import STAGES
 from xopd.report.records import ModelScores, RunFiles, Score, Summary, read_run
+from xopd.report.style import STAGES, percent
 from xopd.report.tables import Column, Number, Row, Table
-from xopd.report.units import percent
 
 COLUMNS = (
     Column("model", "", "text"),

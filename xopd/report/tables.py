@@ -10,7 +10,7 @@ from typing import Literal
 import rich.table
 from rich.text import Text
 
-from xopd.report.palette import RETENTION, SPEECH, TEXT
+from xopd.report.style import RETENTION, SPEECH, TEXT
 
 STYLES = {"speech": SPEECH, "text": TEXT, "retention": RETENTION}
 LATEX = str.maketrans(

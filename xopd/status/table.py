@@ -6,8 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from xopd.report.palette import QUIET
-from xopd.report.units import count, duration, percent
+from xopd.report.style import QUIET, count, duration, percent
 from xopd.status.read import SILENT_S, FleetState
 from xopd.v1 import weights_pb2 as pb
 

@@ -34,8 +34,8 @@ from xopd.report.charts import (
 )
 from xopd.report.comparison.read import PARTS, Entry, Part
 from xopd.report.comparison.statistics import Figures, OverSeeds
-from xopd.report.palette import ENTRIES, PAGE_INK, PAGE_OF, PAGE_QUIET, PAGE_TEACHER
 from xopd.report.records import RunFiles
+from xopd.report.style import ENTRIES, PAGE_INK, PAGE_OF, PAGE_QUIET, PAGE_TEACHER
 
 Band = Mapping[int, tuple[float, float]]
 LEAST_SPAN = 12.0

@@ -11,8 +11,8 @@ from xopd.report.comparison.read import Comparison, Entry, Search, Trial
 from xopd.report.comparison.statistics import Figures
 from xopd.report.comparison.verdict import headline, proves_something
 from xopd.report.page import machine_line, render
+from xopd.report.style import count, duration
 from xopd.report.tables import Column, Row, Table
-from xopd.report.units import count, duration
 
 ENTRIES = (
     Column("entry", "entry", "text"),
