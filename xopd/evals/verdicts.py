@@ -26,7 +26,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Graded answers by what was asked: `speech`, `text` and `retention`. Items that failed count as wrong."""
+    """Graded answers by the name of their part, see `xopd.evals.parts`. Items that failed count as wrong."""
 
     verdicts: dict[str, list[Verdict]]
 
