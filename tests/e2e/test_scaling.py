@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from tests.e2e.world import ROOT, Run, make_world
-from xopd.status.read import redis_of_run
+from xopd.local.embedded_redis import redis_of_run
 
 pytestmark = pytest.mark.timeout(600)
 STEPS = 150

@@ -21,7 +21,6 @@ from xopd.wire import (
     decode_pod_status,
     decode_prompt_group,
     decode_run_info,
-    decode_run_status,
     decode_trajectory_group,
     decode_weight_manifest,
 )
@@ -32,7 +31,6 @@ DECODERS: dict[str, Callable[[bytes], Message]] = {
     "trajectory_group": decode_trajectory_group,
     "weight_manifest": decode_weight_manifest,
     "run_info": decode_run_info,
-    "run_status": decode_run_status,
     "pod_status": decode_pod_status,
 }
 SCORE = teacher_pb2.ScoreRequest(
@@ -82,13 +80,6 @@ SEEDS: dict[str, list[Message]] = {
         weights_pb2.RunInfo(
             protocol=1, run_id="demo-0123", run_name="demo", student="checkpoints/student",
             vocabulary_fingerprint=_SHA256, started_at=1.7e9,
-        )
-    ],
-    "run_status": [
-        weights_pb2.RunStatus(
-            protocol=1, run_id="demo-0123", phase="training", step=3, steps=9, policy_version=3, eta_seconds=4.5,
-            teachers=[weights_pb2.TeacherStatus(endpoint="127.0.0.1:7100", model="teacher", ok=True, calls=7)],
-            dispatched=96, trained=64, beat_at=1.7e9,
         )
     ],
     "pod_status": [

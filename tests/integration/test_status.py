@@ -19,6 +19,8 @@ from rich.console import Console
 
 from tests.e2e.world import ROOT, make_world
 from xopd.local.embedded_redis import EmbeddedServer
+from xopd.report.records import Accounts
+from xopd.status.model import PodStatus, RunStatus, TeacherStatus
 from xopd.status.read import FleetState
 from xopd.status.table import render_fleet
 from xopd.streams.keys import Keys
@@ -70,19 +72,19 @@ def run_info(**more: Any) -> pb.RunInfo:
     return pb.RunInfo(protocol=1, **{**about, **more})
 
 
-def run_status(**more: Any) -> pb.RunStatus:
+def run_status(**more: Any) -> RunStatus:
     teachers = [
-        pb.TeacherStatus(
+        TeacherStatus(
             endpoint="10.0.3.7:50051", model="teacher", engine="transformers 5.19.0", ok=True, in_flight=3, calls=90,
             scored_tokens=123_456, tokens_per_second=3_456.7,
         ),
-        pb.TeacherStatus(endpoint="10.0.3.8:50051", ok=False, problem="unavailable, connection refused", failures=2),
+        TeacherStatus(endpoint="10.0.3.8:50051", ok=False, problem="unavailable, connection refused", failures=2),
     ]  # fmt: skip
     about: dict[str, Any] = {
-        "run_id": "tiny-1", "phase": "training", "step": 42, "steps": 150, "policy_version": 42, "eta_seconds": 71.0,
-        "dispatched": 5_504, "trained": 5_376, "beat_at": LATELY, "teachers": teachers,
+        "run_id": "tiny-1", "phase": "training", "step": 42, "steps": 150, "policy_version": 42, "eta_s": 71.0,
+        "accounts": Accounts(dispatched=5_504, trained=5_376), "beat_at": LATELY, "teachers": teachers,
     }  # fmt: skip
-    return pb.RunStatus(protocol=1, **{**about, **more})
+    return RunStatus(**{**about, **more})
 
 
 def pod_status(pod_id: str, **more: Any) -> pb.PodStatus:
@@ -97,7 +99,7 @@ def pod_status(pod_id: str, **more: Any) -> pb.PodStatus:
 def populate(client: redis.Redis) -> None:
     """A run with two pods and two teachers, one of which is gone."""
     client.set(KEYS.run, run_info().SerializeToString())
-    client.set(KEYS.status, run_status().SerializeToString())
+    client.set(KEYS.status, run_status().model_dump_json())
     for pod in (pod_status("rollout-6d5f8b7c9d-x2x5k"), pod_status("rollout-6d5f8b7c9d-zzzzz", draining=True)):
         client.set(KEYS.pod(pod.pod_id), pod.SerializeToString())
     for _ in range(3):
@@ -149,7 +151,8 @@ def test_programs_read_json(client: redis.Redis, server: EmbeddedServer) -> None
 @pytest.mark.parametrize("width", [80, 120])
 def test_it_fits_the_terminal(width: int) -> None:
     pods = [pod_status("rollout-6d5f8b7c9d-x2x5k"), pod_status("rollout-new", policy_version=-1, recent=pb.Activity())]
-    state = FleetState("redis://…@redis:6379/0", "xopd", time.time(), run_info(), run_status(), pods, prompts=12_345)
+    seen = [PodStatus.of(pod, time.time()) for pod in pods]
+    state = FleetState("redis://…@redis:6379/0", "xopd", time.time(), run_info(), run_status(), seen, prompts=12_345)
     console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(render_fleet(state, width))
     text = console.export_text()
@@ -194,7 +197,7 @@ def test_what_is_stale_is_said(client: redis.Redis, server: EmbeddedServer) -> N
     assert "The run has reached its end" in shown()
     assert "No rollout pod" not in shown()
     client.set(KEYS.run, run_info().SerializeToString())
-    client.set(KEYS.status, run_status(lost=8).SerializeToString())
+    client.set(KEYS.status, run_status(accounts=Accounts(lost=8)).model_dump_json())
     assert "8 trajectories are lost, which must not be" in shown()
     client.xadd(KEYS.dead, {"reason": "no protobuf"})
     assert "XRANGE theirs:dead - + gives the reasons" in shown()
@@ -225,7 +228,7 @@ def test_watching_goes_on_until_it_is_stopped(client: redis.Redis, server: Embed
     )  # fmt: skip
     assert watching.stdout is not None
     steps = [json.loads(watching.stdout.readline())["trainer"]["step"]]
-    client.set(KEYS.status, run_status(step=43).SerializeToString())
+    client.set(KEYS.status, run_status(step=43).model_dump_json())
     while steps[-1] == 42:
         steps.append(json.loads(watching.stdout.readline())["trainer"]["step"])
     assert steps[-1] == 43

@@ -21,8 +21,8 @@ from xopd.local.plain import PlainView
 from xopd.local.rundir import folder_of, locked, prepare
 from xopd.local.supervisor import Managed, ProcessSpec
 from xopd.local.view import Scene
-from xopd.report.records import TrainerStatus
 from xopd.report.style import duration, sparkline
+from xopd.status.model import RunStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -202,12 +202,12 @@ def test_a_run_folder_has_one_owner(world):
         pass
 
 
-def trainer_status(phase: str = "training", **more: object) -> TrainerStatus:
+def trainer_status(phase: str = "training", **more: object) -> RunStatus:
     import numpy as np
 
     rng = np.random.default_rng(0)
     scores = {part: {"accuracy": 0.5, "n": 200, "ci95": [0.43, 0.57]} for part in ("speech", "text", "retention")}
-    return TrainerStatus.model_validate(
+    return RunStatus.model_validate(
         {
             "phase": phase,
             "run": "tiny",
@@ -262,7 +262,7 @@ def test_plain_lines_say_each_thing_once(tmp_path):
     view = PlainView(console, scene(tmp_path))
     for _ in range(3):
         view.scene.status = trainer_status()
-        view.report(view.scene.status)
+        view.refresh()
     lines = console.export_text().splitlines()
     assert sum("text-only teacher" in line for line in lines) == 1
     assert sum("dev at step 100: speech 50.0 %" in line for line in lines) == 1

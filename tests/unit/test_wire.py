@@ -20,7 +20,6 @@ from xopd.wire import (
     decode_pod_status,
     decode_prompt_group,
     decode_run_info,
-    decode_run_status,
     decode_trajectory_group,
     decode_weight_manifest,
     limits,
@@ -74,10 +73,6 @@ def run_info(**changes):
     return weights_pb2.RunInfo(**{"protocol": 1, "run_id": "r", **changes})
 
 
-def run_status(**changes):
-    return weights_pb2.RunStatus(**{"protocol": 1, "run_id": "r", "phase": "training", **changes})
-
-
 def refused(decoder, message: Message, words: str) -> WireError:
     with pytest.raises(WireError, match=words) as error:
         decoder(message.SerializeToString())
@@ -92,7 +87,6 @@ def test_good_messages_come_back():
         (decode_trajectory_group, pb.TrajectoryGroup(protocol=1, run_id="r", group_id="g", failure=pb.Failure(code=1))),
         (decode_weight_manifest, manifest()),
         (decode_run_info, run_info()),
-        (decode_run_status, run_status(teachers=[weights_pb2.TeacherStatus(endpoint="a:1", ok=True)])),
         (decode_pod_status, pod()),
     ):
         assert decoder(message.SerializeToString()) == message
@@ -212,11 +206,6 @@ def test_empty_trajectories_by_the_million_are_refused_by_size():
         (decode_run_info, run_info(run_name="x" * 600), "name id"),
         (decode_run_info, run_info(started_at=INF), "began at no time"),
         (decode_run_info, run_info(student="s" * 70_000), "at most 65,536 are read"),
-        (decode_run_status, run_status(run_id=""), "needs an id"),
-        (decode_run_status, run_status(phase="\n"), "control character"),
-        (decode_run_status, run_status(eta_seconds=NAN), "no number"),
-        (decode_run_status, run_status(teachers=[weights_pb2.TeacherStatus(model="m" * 600)]), "model id"),
-        (decode_run_status, run_status(teachers=[weights_pb2.TeacherStatus(tokens_per_second=INF)]), "no number"),
         (decode_pod_status, pod(recent=weights_pb2.Activity(busy_seconds=NAN)), "no number"),
         (decode_pod_status, pod(pod_id=""), "needs an id"),
         (decode_pod_status, pod(beat_at=NAN), "no number"),

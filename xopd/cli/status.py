@@ -53,7 +53,7 @@ def _settings(
     from xopd.config import load_config
     from xopd.config.redis import RedisSettings
     from xopd.config.section import first_message
-    from xopd.status.read import redis_of_run
+    from xopd.local.embedded_redis import redis_of_run
 
     if run is not None and config is not None:
         raise UserError("xopd status: give the folder of a run or --config CONFIG, not both.")

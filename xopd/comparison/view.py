@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from xopd.comparison.cells import Progress
-from xopd.local.view import PHASES
 from xopd.report.style import QUIET, SPEECH, duration
+from xopd.status.model import PHASES
 
 MARKS = {"waiting": ("·", QUIET), "running": ("▸", "yellow"), "finished": ("●", "green"), "failed": ("✕", "red")}
 PLAIN_EVERY_S = 15.0

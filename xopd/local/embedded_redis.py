@@ -7,6 +7,7 @@ folder, so a server started there again continues with the same data.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import socket
 import subprocess
@@ -92,6 +93,19 @@ def answers_ping(port: int, pid: int | None = None, timeout_s: float = 1.0, pass
             return f"process_id:{pid}\r\n".encode() in connection.recv(65536)
     except OSError:
         return False
+
+
+def redis_of_run(run: Path) -> str:
+    """URL of the embedded Redis that `xopd up` runs for the run in the folder `run`.
+
+    Raises:
+        UserError: if the run has none, or is not under way.
+    """
+    try:
+        port = json.loads((run / "processes" / "redis.json").read_text(encoding="utf-8"))["port"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{run}: has no Redis of its own; give --redis redis://HOST:PORT.") from None
+    return f"redis://{HOST}:{int(port)}/0"
 
 
 class EmbeddedServer:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
@@ -12,10 +14,11 @@ from rich.text import Text
 
 from xopd.local.plain import PlainView
 from xopd.local.supervisor import Managed, Supervisor
-from xopd.local.view import Scene, StatusReader, View, keep_reading
-from xopd.report.records import EvalRecord, ModalityStep, Score, StepRecord, TrainerStatus
+from xopd.local.view import Scene, View
+from xopd.report.records import EvalRecord, ModalityStep, Score, StepRecord
 from xopd.report.style import QUIET, RETENTION, SPEECH, STAGES, TEXT, count, duration, percent, sparkline
 from xopd.security import Credentials
+from xopd.status.model import RunStatus
 
 STATES = {
     "ready": ("●", "green"),
@@ -30,32 +33,30 @@ NARROW = 96
 """Below so many columns the two halves stand one above the other."""
 
 
-class LiveView:
-    """See `xopd.local.view.View`."""
+class LiveView(View):
+    """Redraws the whole view about twice a second."""
 
     def __init__(self, console: Console, scene: Scene) -> None:
         """Draw on `console`."""
-        self.console = console
-        self.scene = scene
+        super().__init__(console, scene)
+        # auto_refresh would start a thread beside a process that forks.
+        self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
 
     def event(self, sentence: str) -> None:
         """Kept in the view's last lines."""
         self.scene.events.append((self.scene.elapsed_s, sentence))
 
+    def refresh(self) -> None:
+        """Draw it anew."""
+        self._live.update(render(self.scene, self.console.width), refresh=True)
+
     async def show(self, supervisor: Supervisor, credentials: Credentials) -> None:
-        """Redraw about twice a second, until cancelled."""
-        reader = StatusReader(credentials)
-        # auto_refresh would start a thread beside a process that forks.
-        with Live(console=self.console, auto_refresh=False, vertical_overflow="crop") as live:
+        """Draw until cancelled, and once more then: the end stays on the screen."""
+        with self._live:
             try:
-                while True:
-                    for note in self.scene.take_notes():
-                        self.event(note)
-                    live.update(render(self.scene, self.console.width), refresh=True)
-                    await keep_reading(reader, self.scene, supervisor, 0.5)
+                await super().show(supervisor, credentials)
             finally:
-                live.update(render(self.scene, self.console.width), refresh=True)
-                await reader.aclose()
+                self.refresh()
 
 
 def render(scene: Scene, width: int = 100) -> RenderableType:
@@ -93,7 +94,7 @@ def _head(scene: Scene, width: int) -> RenderableType:
     return Group(Rule(title, align="left", style=QUIET), bar)
 
 
-def _scores(status: TrainerStatus) -> Table:
+def _scores(status: RunStatus) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("accuracy", no_wrap=True, min_width=14)
     for name, style in (("speech", SPEECH), ("text", TEXT), ("retention", RETENTION)):
@@ -120,7 +121,7 @@ def _cells(*scores: Score | None) -> tuple[Text, ...]:
     return tuple(Text(percent(score.accuracy)) if score is not None else Text("–", style=QUIET) for score in scores)
 
 
-def _signals(status: TrainerStatus) -> Table:
+def _signals(status: RunStatus) -> Table:
     latest = status.latest
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(f"step {latest.step}" if latest is not None else "step", no_wrap=True, min_width=16)
@@ -128,8 +129,9 @@ def _signals(status: TrainerStatus) -> Table:
     table.add_column("text", justify="right", style=TEXT, no_wrap=True, min_width=8)
     table.add_column("", no_wrap=True)
     speech, text = (latest.speech, latest.text) if latest is not None else (None, None)
-    for name, read, digits, unit in SIGNALS:
-        table.add_row(name, *(_figure(read(step), digits) for step in (speech, text)), Text(unit, style=QUIET))
+    for name, read, form, unit in SIGNALS:
+        figures = (_figure(None if step is None else read(step), form) for step in (speech, text))
+        table.add_row(name, *figures, Text(unit, style=QUIET))
     history = status.history
     lines = [sparkline(history.kl_speech, 12), sparkline(history.kl_text, 12)]
     if any(lines):
@@ -137,37 +139,18 @@ def _signals(status: TrainerStatus) -> Table:
     return table
 
 
-def _advantage(step: ModalityStep | None) -> float | None:
-    return step.advantage.mean if step is not None and step.advantage is not None else None
-
-
-def _kl(step: ModalityStep | None) -> float | None:
-    return step.kl if step is not None else None
-
-
-def _entropy(step: ModalityStep | None) -> float | None:
-    return step.entropy if step is not None else None
-
-
-def _length(step: ModalityStep | None) -> float | None:
-    return step.length if step is not None else None
-
-
-def _truncated(step: ModalityStep | None) -> float | None:
-    return 100 * step.truncated if step is not None and step.truncated is not None else None
-
-
-SIGNALS = (
-    ("advantage", _advantage, 3, "nats"),
-    ("KL to teacher", _kl, 3, "nats a token"),
-    ("entropy", _entropy, 3, "nats"),
-    ("length", _length, 1, "tokens"),
-    ("truncated", _truncated, 1, "%"),
+SIGNALS: tuple[tuple[str, Callable[[ModalityStep], float | None], str, str], ...] = (
+    ("advantage", lambda step: step.advantage.mean if step.advantage else None, ".3f", "nats"),
+    ("KL to teacher", lambda step: step.kl, ".3f", "nats a token"),
+    ("entropy", lambda step: step.entropy, ".3f", "nats"),
+    ("length", lambda step: step.length, ".1f", "tokens"),
+    ("truncated", lambda step: step.truncated, ".1%", ""),
 )
+"""What a step shows of each modality: a name, where it stands, its format and its unit."""
 
 
-def _figure(value: float | None, digits: int) -> Text:
-    return Text("–", style=QUIET) if value is None else Text(f"{value:.{digits}f}")
+def _figure(value: float | None, form: str) -> Text:
+    return Text("–", style=QUIET) if value is None else Text(f"{value:{form}}".replace("%", " %"))
 
 
 def _stages(latest: StepRecord) -> RenderableType:
@@ -218,7 +201,7 @@ def _fleet(scene: Scene) -> Table:
     return table
 
 
-def _about(managed: Managed, status: TrainerStatus | None) -> str:
+def _about(managed: Managed, status: RunStatus | None) -> str:
     if managed.spec.role == "teacher" and status is not None and status.teachers:
         return status.teachers[0].engine
     return ""
@@ -230,7 +213,7 @@ def _state(managed: Managed) -> Text:
     return Text.assemble((mark + " ", style), word)
 
 
-def _accounts(status: TrainerStatus) -> Text:
+def _accounts(status: RunStatus) -> Text:
     accounts = status.accounts
     text = Text(f"trajectories: dispatched {count(accounts.dispatched)} · trained {count(accounts.trained)}")
     text.append(f" · under way {count(accounts.under_way)} · ")

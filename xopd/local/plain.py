@@ -6,23 +6,21 @@ import time
 
 from rich.console import Console
 
-from xopd.local.supervisor import Supervisor
-from xopd.local.view import Scene, StatusReader, keep_reading
-from xopd.report.records import EvalRecord, Score, StepRecord, TrainerStatus
+from xopd.local.view import Scene, View
+from xopd.report.records import EvalRecord, Score, StepRecord
 from xopd.report.style import count, duration, percent
-from xopd.security import Credentials
+from xopd.status.model import RunStatus
 
 EVERY_S = 5.0
 PARTS = ("speech", "text", "retention")
 
 
-class PlainView:
-    """See `xopd.local.view.View`."""
+class PlainView(View):
+    """Prints lines as things change."""
 
     def __init__(self, console: Console, scene: Scene) -> None:
         """Print to `console`."""
-        self.console = console
-        self.scene = scene
+        super().__init__(console, scene)
         self._phase = ""
         self._evals_shown = 0
         self._teacher_shown = False
@@ -33,22 +31,11 @@ class PlainView:
         """One line."""
         self._line(sentence)
 
-    async def show(self, supervisor: Supervisor, credentials: Credentials) -> None:
-        """Print lines as things change, until cancelled."""
-        reader = StatusReader(credentials)
-        try:
-            while True:
-                await keep_reading(reader, self.scene, supervisor, 0.5)
-                self.report(self.scene.status)
-        finally:
-            await reader.aclose()
-
-    def report(self, status: TrainerStatus | None) -> None:
-        """Print what is new in `status`."""
+    def refresh(self) -> None:
+        """Print what is new in the status."""
+        status = self.scene.status
         if status is None:
             return
-        for note in self.scene.take_notes():
-            self._line(note)
         if status.teacher_text is not None and not self._teacher_shown:
             self._teacher_shown = True
             self._line(f"text-only teacher: text {_score(status.teacher_text)}")
@@ -72,7 +59,7 @@ class PlainView:
         self.console.print(f"{stamp}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def step_line(status: TrainerStatus, latest: StepRecord) -> str:
+def step_line(status: RunStatus, latest: StepRecord) -> str:
     """One step: `step 120/300  loss 0.312  KL speech 0.71 text 0.12  4,700 tok/s  3 min left`."""
     parts = [f"step {status.step}/{status.steps}"]
     if latest.loss is not None:

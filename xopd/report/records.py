@@ -1,7 +1,6 @@
 """The records that a run writes and the trainer serves, read leniently: unknown fields are ignored.
 
-`metrics.jsonl` holds StepRecord, ProbeRecord, EvalRecord and EventRecord lines; `summary.json` is a Summary; the
-trainer's GET /status answers a TrainerStatus.
+`metrics.jsonl` holds StepRecord, ProbeRecord, EvalRecord and EventRecord lines; `summary.json` is a Summary.
 """
 
 from __future__ import annotations
@@ -179,57 +178,6 @@ class Summary(Record):
         if self.gap_closed is not None or self.gap is None:
             return ""
         return why_no_share(self.gap.mean_difference, self.gap.ci95)
-
-
-class Progress(Record):
-    """How far the present phase is."""
-
-    done: int = 0
-    total: int = 0
-
-
-class History(Record):
-    """The last steps' KL, for a sparkline."""
-
-    kl_text: list[float | None] = Field(default_factory=list)
-    kl_speech: list[float | None] = Field(default_factory=list)
-
-
-class PodView(Record):
-    """A rollout pod as the trainer sees it."""
-
-    pod_id: str
-    policy_version: int = 0
-    in_flight: int = 0
-    engine_version: str = ""
-    draining: bool = False
-
-
-class TeacherView(Record):
-    """A teacher pod as the trainer sees it."""
-
-    engine: str = ""
-
-
-class TrainerStatus(Record):
-    """Answer of the trainer's GET /status."""
-
-    phase: str = "starting"
-    detail: str = ""
-    run: str = ""
-    step: int = 0
-    steps: int = 0
-    eta_s: float | None = None
-    progress: Progress | None = None
-    latest: StepRecord | None = None
-    history: History = Field(default_factory=History)
-    evals: list[EvalRecord] = Field(default_factory=list)
-    teacher_text: Score | None = None
-    notes: list[str] = Field(default_factory=list)
-    pods: list[PodView] = Field(default_factory=list)
-    teachers: list[TeacherView] = Field(default_factory=list)
-    accounts: Accounts = Field(default_factory=Accounts)
-    seconds: Seconds = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import redis.asyncio as aioredis
-from google.protobuf.message import Message
+from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from xopd.config.redis import RedisSettings
 from xopd.config.secrets import redact
 from xopd.errors import UserError
-from xopd.local.embedded_redis import HOST
+from xopd.status.model import PodStatus, RunStatus, plain
 from xopd.streams.connection import connect
 from xopd.streams.keys import ROLLOUT_GROUP, Keys
 from xopd.streams.work import FIELD
 from xopd.v1 import weights_pb2 as pb
-from xopd.wire import WireError, decode_pod_status, decode_run_info, decode_run_status, decode_weight_manifest
+from xopd.wire import WireError, decode_pod_status, decode_run_info, decode_weight_manifest
 
+T = TypeVar("T")
 READ_TIMEOUT_S = 10.0
 SILENT_S = 10.0
 """A pod whose newest heartbeat is older is called silent, until its key expires (seconds)."""
@@ -40,9 +39,9 @@ class FleetState:
     now: float
     """Seconds since the epoch, by Redis's clock."""
     run: pb.RunInfo | None = None
-    trainer: pb.RunStatus | None = None
+    trainer: RunStatus | None = None
     """What the trainer of this run said last; None where it has been silent for long."""
-    pods: list[pb.PodStatus] = field(default_factory=list)
+    pods: list[PodStatus] = field(default_factory=list)
     prompts: int = 0
     claimed: int = 0
     """Prompt groups in a pod's hands, among `prompts`."""
@@ -51,9 +50,9 @@ class FleetState:
     newest_version: int = -1
     """Newest announced weight version, -1 for none."""
 
-    def age(self, beat_at: float) -> float:
-        """Seconds since `beat_at`; clocks of two machines may differ, so never below 0."""
-        return max(0.0, self.now - beat_at)
+    def age(self, then: float) -> float:
+        """Seconds since `then`; clocks of two machines may differ, so never below 0."""
+        return max(0.0, self.now - then)
 
     def sentences(self) -> list[str]:
         """What a person should know beside the figures."""
@@ -70,31 +69,31 @@ class FleetState:
         if not self.pods and not (self.run is not None and self.run.finished):
             said.append("No rollout pod has a heartbeat; start one, or see why it does not reach this Redis.")
         said += [
-            f"{pod.pod_id} has been silent for {self.age(pod.beat_at):.0f} s: it hangs or has died."
+            f"{pod.pod_id} has been silent for {pod.beat_age_s:.0f} s: it hangs or has died."
             for pod in self.pods
-            if self.age(pod.beat_at) > SILENT_S
+            if pod.beat_age_s > SILENT_S
         ]
         if self.trainer is not None:
-            out = [about for about in self.trainer.teachers if not about.ok]
-            if self.trainer.lost:
-                said.append(f"{self.trainer.lost} trajectories are lost, which must not be: see `xopd audit`.")
-            said += [f"Teacher {about.endpoint} gets no calls: {about.problem}." for about in out]
+            lost = self.trainer.accounts.lost
+            if lost:
+                said.append(f"{lost} trajectories are lost, which must not be: see `xopd audit`.")
+            out = [teacher for teacher in self.trainer.teachers if not teacher.ok]
+            said += [f"Teacher {teacher.endpoint} gets no calls: {teacher.problem}." for teacher in out]
         if self.dead:
             said.append(f"{self.dead} entries could not be used: XRANGE {self.prefix}:dead - + gives the reasons.")
         return said
 
     def as_json(self) -> dict[str, Any]:
         """Everything, for programs; ages in seconds."""
-        trainer = _plain(self.trainer) if self.trainer is not None else None
-        teachers = trainer.pop("teachers") if trainer is not None else []
+        trainer = None if self.trainer is None else self.trainer.model_dump(mode="json", exclude={"pods"})
         return {
             "redis": self.redis,
             "prefix": self.prefix,
             "read_at": self.now,
-            "run": _plain(self.run) if self.run is not None else None,
+            "run": None if self.run is None else plain(self.run),
             "trainer": trainer,
-            "teachers": teachers,
-            "pods": [{**_plain(pod), "beat_age_s": self.age(pod.beat_at)} for pod in self.pods],
+            "teachers": [] if trainer is None else trainer.pop("teachers"),
+            "pods": [pod.model_dump(mode="json") for pod in self.pods],
             "queues": {
                 "prompts": self.prompts,
                 "claimed_prompts": self.claimed,
@@ -148,10 +147,9 @@ class FleetReader:
 
     async def _read(self, client: aioredis.Redis) -> FleetState:
         keys = self.keys
-        names = [name async for name in client.scan_iter(match=keys.pods_pattern, count=1000)]
         pipe = client.pipeline(transaction=False)
         pipe.time()
-        pipe.mget(keys.run, keys.status, *names)
+        pipe.mget(keys.run, keys.status)
         pipe.xrevrange(keys.weights, count=1)
         for stream in (keys.prompts, keys.trajectories, keys.dead):
             pipe.xlen(stream)
@@ -161,18 +159,18 @@ class FleetReader:
         for answer in (now, values, newest, *lengths):
             if isinstance(answer, Exception):
                 raise answer
-        run, trainer = _decoded(decode_run_info, values[0]), _decoded(decode_run_status, values[1])
+        run, trainer = _decoded(decode_run_info, values[0]), _decoded(RunStatus.model_validate_json, values[1])
         if trainer is not None and (run is None or trainer.run_id != run.run_id):
             trainer = None  # an earlier life's
-        pods = [pod for value in values[2:] if (pod := _decoded(decode_pod_status, value)) is not None]
+        read_at = now[0] + now[1] / 1e6
         manifest = _decoded(decode_weight_manifest, newest[0][1].get(FIELD)) if newest else None
         return FleetState(
             redis=self._shown,
             prefix=self.settings.prefix,
-            now=now[0] + now[1] / 1e6,
+            now=read_at,
             run=run,
             trainer=trainer,
-            pods=sorted(pods, key=lambda pod: pod.pod_id),
+            pods=await read_pods(client, keys, read_at),
             prompts=int(lengths[0]),
             claimed=0 if isinstance(pending, Exception) else int(pending["pending"]),
             trajectories=int(lengths[1]),
@@ -197,37 +195,17 @@ class FleetReader:
         )
 
 
-def redis_of_run(run: Path) -> str:
-    """URL of the embedded Redis that `xopd up` runs for this run.
+async def read_pods(client: aioredis.Redis, keys: Keys, now: float) -> list[PodStatus]:
+    """The rollout pods with a live heartbeat, by name; `now` is the time (epoch). Raises RedisError or OSError."""
+    names = [name async for name in client.scan_iter(match=keys.pods_pattern, count=1000)]
+    values: list[Any] = await client.mget(names) if names else []
+    beats = [beat for value in values if (beat := _decoded(decode_pod_status, value)) is not None]
+    return sorted((PodStatus.of(beat, now) for beat in beats), key=lambda pod: pod.pod_id)
 
-    Raises:
-        UserError: if the run has none, or is not under way.
-    """
+
+def _decoded(decoder: Callable[[bytes], T], data: Any) -> T | None:
+    """What `data` says; None where there is none, or it cannot be read."""
     try:
-        port = json.loads((run / "processes" / "redis.json").read_text(encoding="utf-8"))["port"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{run}: has no Redis of its own; give --redis redis://HOST:PORT.") from None
-    return f"redis://{HOST}:{int(port)}/0"
-
-
-def _plain(message: Message) -> dict[str, Any]:
-    """A message as plain values; unset messages within it are None."""
-    plain: dict[str, Any] = {}
-    for about in message.DESCRIPTOR.fields:
-        value = getattr(message, about.name)
-        if about.message_type is None:
-            plain[about.name] = value
-        elif about.is_repeated:
-            plain[about.name] = [_plain(each) for each in value]
-        else:
-            plain[about.name] = _plain(value) if message.HasField(about.name) else None
-    return plain
-
-
-def _decoded(decoder: Callable[[bytes], Any], data: Any) -> Any:
-    if not isinstance(data, bytes):
-        return None
-    try:
-        return decoder(data)
-    except WireError:
+        return decoder(data) if isinstance(data, bytes) else None
+    except (WireError, ValidationError):
         return None

@@ -7,8 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from xopd.report.style import QUIET, count, duration, percent
+from xopd.status.model import PodStatus, RunStatus
 from xopd.status.read import SILENT_S, FleetState
-from xopd.v1 import weights_pb2 as pb
 
 WIDE = 110
 """From so many columns on there is room for the busy share, the engines and the calls."""
@@ -48,10 +48,11 @@ def _summary(state: FleetState) -> Table:
         f" {count(state.trajectories)}, dead letters {count(state.dead)}",
     )
     if trainer is not None:
+        accounts = trainer.accounts
         grid.add_row(
             "accounts",
-            f"{count(trainer.dispatched)} trajectories dispatched, {count(trainer.trained)} trained,"
-            f" {count(trainer.given_up)} given up, {count(trainer.lost)} lost",
+            f"{count(accounts.dispatched)} trajectories dispatched, {count(accounts.trained)} trained,"
+            f" {count(accounts.given_up)} given up, {count(accounts.lost)} lost",
         )
     grid.add_row("redis", f"{state.redis}, prefix {state.prefix}")
     return grid
@@ -63,13 +64,13 @@ def _doing(state: FleetState) -> str:
         return "finished"
     if trainer is None:
         return "the trainer is silent"
-    words = [trainer.phase.replace("_", " ")]
+    words = [trainer.doing]
     if trainer.phase not in PHASES_WITHOUT_STEP:
         words.append(f"step {count(trainer.step)} of {count(trainer.steps)}")
-    if trainer.progress_total:
-        words.append(f"{count(trainer.progress_done)} of {count(trainer.progress_total)} done")
-    if trainer.eta_seconds > 0 and trainer.step < trainer.steps:
-        words.append(f"{duration(trainer.eta_seconds)} left")
+    if trainer.progress is not None and trainer.progress.total:
+        words.append(f"{count(trainer.progress.done)} of {count(trainer.progress.total)} done")
+    if trainer.eta_s is not None and trainer.step < trainer.steps:
+        words.append(f"{duration(trainer.eta_s)} left")
     return ", ".join(words)
 
 
@@ -92,27 +93,27 @@ def _pods(state: FleetState, width: int) -> RenderableType:
         table.add_row(
             pod.pod_id,
             f"v{pod.policy_version}" if pod.policy_version >= 0 else "–",
-            str(pod.in_flight_groups),
+            str(pod.in_flight),
             count(lately.generated_tokens / lately.seconds) if lately.seconds else "–",
             *shown,
-            duration(state.age(pod.beat_at)),
-            _state_of(pod, state),
+            duration(pod.beat_age_s),
+            _state_of(pod),
             *([f"{pod.engine} {pod.engine_version}", pod.url.removeprefix("http://")] if wide else []),
         )
     return table
 
 
-def _state_of(pod: pb.PodStatus, state: FleetState) -> Text:
-    if state.age(pod.beat_at) > SILENT_S:
+def _state_of(pod: PodStatus) -> Text:
+    if pod.beat_age_s > SILENT_S:
         return Text("silent", style="red")
     if pod.draining:
         return Text("draining", style="yellow")
     if pod.policy_version < 0:
         return Text("new", style="yellow")
-    return Text("working" if pod.in_flight_groups else "waiting", style="green")
+    return Text("working" if pod.in_flight else "waiting", style="green")
 
 
-def _teachers(trainer: pb.RunStatus, width: int) -> RenderableType:
+def _teachers(trainer: RunStatus, width: int) -> RenderableType:
     if not trainer.teachers:
         return Text("teacher pods: none has been found", style="bold")
     wide = width >= WIDE
@@ -121,15 +122,15 @@ def _teachers(trainer: pb.RunStatus, width: int) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("model", no_wrap=True, overflow="ellipsis", style=QUIET)
-    for about in trainer.teachers:
+    for teacher in trainer.teachers:
         table.add_row(
-            about.endpoint,
-            str(about.in_flight),
-            count(about.tokens_per_second),
-            count(about.scored_tokens),
-            *([count(about.calls), count(about.failures)] if wide else []),
-            Text("answers", style="green") if about.ok else Text("out", style="red"),
-            ", ".join(part for part in (about.model, about.engine) if part),
+            teacher.endpoint,
+            str(teacher.in_flight),
+            count(teacher.tokens_per_second),
+            count(teacher.scored_tokens),
+            *([count(teacher.calls), count(teacher.failures)] if wide else []),
+            Text("answers", style="green") if teacher.ok else Text("out", style="red"),
+            ", ".join(part for part in (teacher.model, teacher.engine) if part),
         )
     return table
 

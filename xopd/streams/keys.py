@@ -43,7 +43,7 @@ class Keys:
 
     @property
     def status(self) -> str:
-        """RunStatus of the trainer; expires when it stops saying it."""
+        """The run's status as JSON (`xopd.status.model`); expires when the trainer stops writing it."""
         return f"{self.prefix}:status"
 
     @property

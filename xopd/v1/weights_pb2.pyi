@@ -1,8 +1,7 @@
-from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from collections.abc import Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -55,64 +54,6 @@ class RunInfo(_message.Message):
     started_at: float
     finished: bool
     def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., run_name: _Optional[str] = ..., student: _Optional[str] = ..., vocabulary_fingerprint: _Optional[str] = ..., started_at: _Optional[float] = ..., finished: _Optional[bool] = ...) -> None: ...
-
-class RunStatus(_message.Message):
-    __slots__ = ("protocol", "run_id", "phase", "step", "steps", "policy_version", "progress_done", "progress_total", "eta_seconds", "teachers", "dispatched", "trained", "given_up", "lost", "beat_at")
-    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
-    RUN_ID_FIELD_NUMBER: _ClassVar[int]
-    PHASE_FIELD_NUMBER: _ClassVar[int]
-    STEP_FIELD_NUMBER: _ClassVar[int]
-    STEPS_FIELD_NUMBER: _ClassVar[int]
-    POLICY_VERSION_FIELD_NUMBER: _ClassVar[int]
-    PROGRESS_DONE_FIELD_NUMBER: _ClassVar[int]
-    PROGRESS_TOTAL_FIELD_NUMBER: _ClassVar[int]
-    ETA_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    TEACHERS_FIELD_NUMBER: _ClassVar[int]
-    DISPATCHED_FIELD_NUMBER: _ClassVar[int]
-    TRAINED_FIELD_NUMBER: _ClassVar[int]
-    GIVEN_UP_FIELD_NUMBER: _ClassVar[int]
-    LOST_FIELD_NUMBER: _ClassVar[int]
-    BEAT_AT_FIELD_NUMBER: _ClassVar[int]
-    protocol: int
-    run_id: str
-    phase: str
-    step: int
-    steps: int
-    policy_version: int
-    progress_done: int
-    progress_total: int
-    eta_seconds: float
-    teachers: _containers.RepeatedCompositeFieldContainer[TeacherStatus]
-    dispatched: int
-    trained: int
-    given_up: int
-    lost: int
-    beat_at: float
-    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., phase: _Optional[str] = ..., step: _Optional[int] = ..., steps: _Optional[int] = ..., policy_version: _Optional[int] = ..., progress_done: _Optional[int] = ..., progress_total: _Optional[int] = ..., eta_seconds: _Optional[float] = ..., teachers: _Optional[_Iterable[_Union[TeacherStatus, _Mapping]]] = ..., dispatched: _Optional[int] = ..., trained: _Optional[int] = ..., given_up: _Optional[int] = ..., lost: _Optional[int] = ..., beat_at: _Optional[float] = ...) -> None: ...
-
-class TeacherStatus(_message.Message):
-    __slots__ = ("endpoint", "model", "engine", "ok", "problem", "in_flight", "calls", "failures", "scored_tokens", "tokens_per_second")
-    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
-    MODEL_FIELD_NUMBER: _ClassVar[int]
-    ENGINE_FIELD_NUMBER: _ClassVar[int]
-    OK_FIELD_NUMBER: _ClassVar[int]
-    PROBLEM_FIELD_NUMBER: _ClassVar[int]
-    IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
-    CALLS_FIELD_NUMBER: _ClassVar[int]
-    FAILURES_FIELD_NUMBER: _ClassVar[int]
-    SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    TOKENS_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
-    endpoint: str
-    model: str
-    engine: str
-    ok: bool
-    problem: str
-    in_flight: int
-    calls: int
-    failures: int
-    scored_tokens: int
-    tokens_per_second: float
-    def __init__(self, endpoint: _Optional[str] = ..., model: _Optional[str] = ..., engine: _Optional[str] = ..., ok: _Optional[bool] = ..., problem: _Optional[str] = ..., in_flight: _Optional[int] = ..., calls: _Optional[int] = ..., failures: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., tokens_per_second: _Optional[float] = ...) -> None: ...
 
 class Activity(_message.Message):
     __slots__ = ("seconds", "generated_tokens", "busy_seconds", "sync_seconds", "idle_seconds")

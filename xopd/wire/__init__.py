@@ -13,7 +13,6 @@ from xopd.wire.messages import (
     decode_pod_status,
     decode_prompt_group,
     decode_run_info,
-    decode_run_status,
     decode_trajectory_group,
     decode_weight_manifest,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "decode_pod_status",
     "decode_prompt_group",
     "decode_run_info",
-    "decode_run_status",
     "decode_trajectory_group",
     "decode_weight_manifest",
 ]

@@ -13,7 +13,7 @@ MAX_PROMPT_BYTES = 4 * MIB
 MAX_TRAJECTORIES_BYTES = 8 * MIB
 """A TrajectoryGroup."""
 MAX_SMALL_BYTES = 64 * 1024
-"""A WeightManifest, RunInfo, RunStatus or PodStatus."""
+"""A WeightManifest, RunInfo or PodStatus."""
 
 MAX_PROMPT_TOKENS = 2**20
 MAX_RESPONSE_TOKENS = 2**17

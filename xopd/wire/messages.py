@@ -188,18 +188,6 @@ def decode_pod_status(data: bytes) -> weights_pb2.PodStatus:
     return pod
 
 
-def decode_run_status(data: bytes) -> weights_pb2.RunStatus:
-    """Parse and check what a trainer says of its run's progress: its figures are finite. Raises WireError."""
-    status = decode(weights_pb2.RunStatus, data)
-    _need(bool(status.run_id), "a run needs an id")
-    _need_ids(run=status.run_id, phase=status.phase)
-    for teacher in status.teachers:
-        _need_ids(teacher=teacher.endpoint, model=teacher.model, engine=teacher.engine)
-    figures = (status.eta_seconds, status.beat_at, *(teacher.tokens_per_second for teacher in status.teachers))
-    _need(all(math.isfinite(figure) for figure in figures), f"run {status.run_id} tells a figure that is no number")
-    return status
-
-
 def _need(condition: bool, otherwise: str) -> None:
     if not condition:
         raise WireError(otherwise)

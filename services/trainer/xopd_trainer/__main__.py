@@ -55,7 +55,7 @@ def main(
             async def _ready() -> str | None:
                 return "starting" if run.status.phase == "starting" else None
 
-            http = make_trainer_app(run.metrics, run.running, run.as_status, _ready)
+            http = make_trainer_app(run.metrics, run.running, run.parts.status_keeper.answer, _ready)
             async with serving(http, listener, credentials):
                 host, port = listener.getsockname()[:2]
                 announce_addresses(http=f"{host}:{port}", scheme=credentials.scheme)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import torch
 from fastapi import FastAPI
 from pydantic import BaseModel
 
 from xopd.service.http import ReadyCheck, make_app
+from xopd.status.model import RunStatus
 from xopd_trainer.telemetry.metrics import TrainerMetrics
 
 
@@ -23,7 +23,7 @@ class Paused(BaseModel):
 def make_trainer_app(
     metrics: TrainerMetrics,
     running: asyncio.Event,
-    status: Callable[[], Awaitable[dict[str, Any]]],
+    status: Callable[[], Awaitable[RunStatus]],
     ready: ReadyCheck,
 ) -> FastAPI:
     """The application.
@@ -41,7 +41,7 @@ def make_trainer_app(
     app = make_app("trainer", "torch", torch.__version__, metrics.registry, _alive, ready)
 
     @app.get("/status", summary="The run at a glance, its pods and teachers")
-    async def get_status() -> dict[str, Any]:
+    async def get_status() -> RunStatus:
         return await status()
 
     @app.post("/pause", summary="Stop before the next step")

@@ -55,8 +55,7 @@ from xopd_trainer.state.lease import TrainerLease, locked_folder
 from xopd_trainer.state.publisher import Publisher
 from xopd_trainer.state.records import Records
 from xopd_trainer.state.run_files import RunFiles
-from xopd_trainer.state.status import Status
-from xopd_trainer.state.status_key import Statement
+from xopd_trainer.state.status import Status, StatusKeeper
 from xopd_trainer.state.summary import read_bounds
 from xopd_trainer.step import StepRunner
 from xopd_trainer.telemetry.metrics import TrainerMetrics
@@ -176,7 +175,7 @@ def _parts(
     family, compute = learner.family, ComputeThread()
     vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
     files = RunFiles(config)
-    status = Status(config.run.name, config.run.steps)
+    status = Status(run=config.run.name, steps=config.run.steps)
     records = Records(files, status, metrics, ledger)
     dead = DeadLetters(client, keys.dead, run_id)
 
@@ -251,7 +250,7 @@ def _parts(
         lease=lease,
         files=files,
         status=status,
-        statement=Statement(client, keys, status, publisher, ledger, teacher),
+        status_keeper=StatusKeeper(client, keys, status, publisher, ledger, teacher),
         records=records,
         metrics=metrics,
         store_uri=uri,

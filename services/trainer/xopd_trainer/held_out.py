@@ -9,6 +9,7 @@ from xopd.data import Item
 from xopd.errors import UserError
 from xopd.evals.parts import first_of_each_kind
 from xopd.evals.verdicts import Evaluation
+from xopd.report.records import Score
 from xopd.scoring import TeacherClient
 from xopd_trainer.evaluation import Evaluator
 from xopd_trainer.probe import Prober
@@ -52,7 +53,7 @@ class HeldOut:
             self.status.enter("teacher_eval", "the teacher answers the held-out text", len(tasks))
             known = await self.evaluator.teacher(self.teacher, tasks, self.status.advance)
             self.files.write_evaluation("teacher", known)
-        self.status.teacher_text = known.as_json()["text"]
+        self.status.teacher_text = Score.model_validate(known.as_json()["text"])
         return known
 
     async def score_student(self, label: str, step: int, newest: int) -> Evaluation:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
@@ -28,14 +27,12 @@ from xopd_trainer.held_out import HeldOut
 from xopd_trainer.learning.export import export_policy
 from xopd_trainer.learning.learner import Learner
 from xopd_trainer.methods import Preparation
-from xopd_trainer.state.fleet import engines, read_pods
 from xopd_trainer.state.history import History
 from xopd_trainer.state.lease import LeaseLostError, TrainerLease
 from xopd_trainer.state.publisher import Publisher
 from xopd_trainer.state.records import Records
 from xopd_trainer.state.run_files import RunFiles
-from xopd_trainer.state.status import Status
-from xopd_trainer.state.status_key import Statement
+from xopd_trainer.state.status import Status, StatusKeeper
 from xopd_trainer.state.summary import make_summary
 from xopd_trainer.step import StepRunner
 from xopd_trainer.teacher_test import try_teachers
@@ -65,7 +62,7 @@ class Parts:
     lease: TrainerLease
     files: RunFiles
     status: Status
-    statement: Statement
+    status_keeper: StatusKeeper
     records: Records
     metrics: TrainerMetrics
     store_uri: str
@@ -111,7 +108,7 @@ class Run:
                 asyncio.create_task(parts.collector.run()),
                 asyncio.create_task(watch(parts.dispatcher, parts.publisher, self.config.run.stall_timeout_s)),
                 asyncio.create_task(keep_gauges(parts.lease.client, parts.lease.keys, parts.metrics, parts.ledger)),
-                asyncio.create_task(parts.statement.keep()),
+                asyncio.create_task(parts.status_keeper.keep()),
             ]
             stack.push_async_callback(end_tasks, background)
             main = asyncio.create_task(self._train_and_evaluate(step))
@@ -164,16 +161,14 @@ class Run:
         self.status.enter("exporting")
         await parts.compute.run(parts.learner.assert_frozen)
         await parts.compute.run(export_policy, parts.learner.family, parts.learner.policy, parts.files.export)
-        pods = await read_pods(parts.lease.client, parts.lease.keys)
         parts.files.write_summary(
             make_summary(
                 config,
-                self.status,
+                await parts.status_keeper.answer(),
                 parts.ledger.accounts,
                 teacher,
                 base,
                 final,
-                engines(pods, await parts.teacher.describe()),
                 parts.records.tokens_per_s(),
                 parts.history.wall_s,
             )
@@ -246,13 +241,3 @@ class Run:
         remove_leftovers(self.parts.store_uri)
         await self.parts.dispatcher.prompts.ensure_group()
         await self.parts.collector.trajectories.ensure_group()
-
-    async def as_status(self) -> dict[str, Any]:
-        """The answer of /status."""
-        pods = await read_pods(self.parts.lease.client, self.parts.lease.keys)
-        return {
-            **self.status.as_json(),
-            "pods": pods,
-            "teachers": await self.parts.teacher.describe(),
-            "accounts": self.parts.ledger.accounts.as_json(),
-        }

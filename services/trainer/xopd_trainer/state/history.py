@@ -106,7 +106,7 @@ class History:
             if record["kind"] == "step":
                 self.status.record_step(record)
             elif record["kind"] == "eval" and record["split"] == "dev":
-                self.status.evals.append(record)
+                self.status.record_evaluation(record)
         self.files.event(checkpoint.step, "resumed", f"from the checkpoint of step {checkpoint.step}")
         self.checkpointed_step = checkpoint.step
         log.info("resumed", step=checkpoint.step)

@@ -43,7 +43,7 @@ class Records:
         """An evaluation of policy version `step`; one that is `known` from an earlier life is shown, not written."""
         scores = evaluation.as_json()
         record = {"kind": "eval", "step": step, "time": time.time(), "split": split, "scores": scores}
-        self.status.evals.append(record)
+        self.status.record_evaluation(record)
         if not known:
             self.files.append(record)
             self.metrics.record_evaluation(record)

@@ -13,17 +13,16 @@ from xopd.evals.intervals import paired_bootstrap
 from xopd.evals.verdicts import Evaluation
 from xopd.ledger import Accounts
 from xopd.service.machine import describe_machine
-from xopd_trainer.state.status import Status
+from xopd.status.model import RunStatus
 
 
 def make_summary(
     config: Config,
-    status: Status,
+    status: RunStatus,
     accounts: Accounts,
     teacher: Evaluation,
     base: Evaluation,
     final: Evaluation,
-    engines: dict[str, str],
     tokens_per_s: dict[str, float],
     wall_s: float,
 ) -> dict[str, Any]:
@@ -59,12 +58,19 @@ def make_summary(
         "bounds": read_bounds(config.evals.bounds),
         "trajectories": {k: v for k, v in accounts.as_json().items() if k != "policy_lag_max"},
         "policy_lag": {"max": accounts.policy_lag_max},
-        "engine": engines,
+        "engine": _engines(status),
         "throughput": {f"{stage}_tokens_per_s": value for stage, value in tokens_per_s.items()},
         "seconds": status.seconds,
         "finished_at": time.time(),
         "machine": describe_machine(),
     }
+
+
+def _engines(status: RunStatus) -> dict[str, str]:
+    """Names and versions of the engines, such as `vllm 0.32.0`; several are joined."""
+    pods = {f"{pod.engine} {pod.engine_version}" for pod in status.pods}
+    teachers = {teacher.engine for teacher in status.teachers if teacher.engine}
+    return {"rollout": ", ".join(sorted(pods)), "teacher": ", ".join(sorted(teachers))}
 
 
 def read_bounds(path: str | None) -> dict[str, Any]:
