@@ -16,7 +16,7 @@ from transformers import Qwen2AudioForConditionalGeneration
 
 from tests.e2e.world import Run, make_world
 from xopd.families import open_family
-from xopd.service.scratch import scratch_path
+from xopd.service.folders import scratch_path
 
 pytestmark = pytest.mark.timeout(600)
 

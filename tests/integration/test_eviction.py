@@ -15,8 +15,7 @@ from xopd.config.redis import RedisSettings
 from xopd.errors import UserError
 from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import connect
-from xopd.streams.ceiling import redis_ceiling
-from xopd.streams.eviction import refuse_eviction
+from xopd.streams.memory import redis_ceiling, refuse_eviction
 
 EVICTING = (
     "allkeys-lru", "allkeys-lfu", "allkeys-random", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,18 +12,26 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import redis
 from rich.console import Console
+from xopd_trainer.state.status import Status, StatusKeeper
 
 from tests.e2e.world import ROOT, make_world
+from tests.unit.synthetic_run import step_record
+from xopd.config.redis import RedisSettings
+from xopd.ledger import Accounts as LedgerAccounts
 from xopd.local.embedded_redis import EmbeddedServer
-from xopd.report.records import Accounts
+from xopd.report.records import Accounts, Score
+from xopd.service.lifecycle import end_tasks
 from xopd.status.model import PodStatus, RunStatus, TeacherStatus
-from xopd.status.read import FleetState
+from xopd.status.read import FleetReader, FleetState
 from xopd.status.table import render_fleet
+from xopd.streams.connection import connect
 from xopd.streams.keys import Keys
 from xopd.v1 import weights_pb2 as pb
 
@@ -236,3 +245,47 @@ def test_watching_goes_on_until_it_is_stopped(client: redis.Redis, server: Embed
     _, errors = watching.communicate(timeout=20)
     assert watching.returncode == 130
     assert "Traceback" not in errors
+
+
+async def test_what_the_trainer_keeps_is_what_status_and_http_show(server: EmbeddedServer, tmp_path: Path) -> None:
+    """The trainer's own keeper, over a real Redis, to both readers."""
+
+    class Teacher:
+        async def describe(self) -> list[dict[str, Any]]:
+            return [{"endpoint": "10.0.3.7:50051", "engine": "transformers 5", "ok": True, "scored_tokens": 640}]
+
+    status = Status(run="tiny", steps=150)
+    status.enter("training")
+    rng = np.random.default_rng(0)
+    for step in (41, 42):
+        status.record_step(step_record(rng, step, 150))
+    status.record_evaluation(
+        {"kind": "eval", "step": 0, "split": "test", "scores": {"speech": {"accuracy": 0.5, "n": 9}}}
+    )
+    publisher = SimpleNamespace(info=run_info(), version=42)
+    ledger = SimpleNamespace(accounts=LedgerAccounts(dispatched=64, trained=48))
+    settings = RedisSettings(url=server.url, prefix="theirs")
+    client = await connect(settings)
+    async with client:
+        await client.flushall()
+        await client.set(KEYS.run, run_info().SerializeToString())
+        await client.set(KEYS.pod("rollout-0"), pod_status("rollout-0").SerializeToString())
+        keeper = StatusKeeper(client, KEYS, status, publisher, ledger, Teacher())  # type: ignore[arg-type]
+        keeping = asyncio.create_task(keeper.keep())
+        while not await client.exists(KEYS.status):
+            await asyncio.sleep(0.01)
+        await end_tasks([keeping])
+        async with FleetReader(settings) as reader:
+            read = await reader.read()
+        answer = await keeper.answer()
+    assert read.trainer is not None
+    assert read.trainer.accounts.dispatched == 64
+    assert (read.trainer.step, read.trainer.steps, read.trainer.policy_version) == (42, 150, 42)
+    assert read.trainer.eta_s == pytest.approx(108 * sum(s.seconds["total"] for s in status._recent) / 2)
+    assert read.trainer.evals[0].scores["speech"] == Score(accuracy=0.5, n=9)
+    assert read.trainer.teachers[0].scored_tokens == 640
+    assert read.trainer.pods == []
+    assert [(pod.pod_id, pod.in_flight) for pod in read.pods] == [("rollout-0", 8)]
+    assert [pod.url for pod in answer.pods] == ["http://10.0.2.5:8080"]
+    shown = RunStatus.model_validate_json(answer.model_dump_json())
+    assert shown.latest == status.latest

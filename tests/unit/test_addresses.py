@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from xopd.service.addresses import http_url, reachable_host
+from xopd.service.http import http_url, reachable_host
 
 REDIS = "redis://:secret@127.0.0.1:6379/0"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from tests.random_models import make_teacher
 from tests.unit.synthetic_run import step_record, write_run
+from xopd import __version__
 from xopd.checks.run import Checks
 from xopd.config import load_config
 from xopd.errors import UserError
@@ -53,6 +55,12 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> 
     [sentence] = [line for line in done.stderr.splitlines() if line.startswith("xopd: ")]
     for part in parts:
         assert part in sentence
+
+
+def test_the_version_is_one_line():
+    done = xopd("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(rf"xopd {re.escape(__version__)}, Python 3\.\d+\.\d+\n", done.stdout)
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():

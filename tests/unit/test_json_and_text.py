@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from xopd.files import EncodingError, read_text
 from xopd.jsonl import NOT_JSON, RepeatedKeyError, loads_strict, read_json_lines
-from xopd.text_files import EncodingError, read_text
 
 finite = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xopd.errors import UserError
-from xopd.service.scratch import emptied, scratch_path
+from xopd.service.folders import emptied, scratch_path
 
 
 @pytest.fixture(autouse=True)

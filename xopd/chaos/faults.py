@@ -1,7 +1,11 @@
-"""The faults: what can happen to each part of a run. Each returns when it is over, not when the run has recovered."""
+"""The faults, what can happen to each part of a run, and a schedule of them that a seed decides.
+
+Each fault returns when it is over, not when the run has recovered.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -59,3 +63,25 @@ FAULTS = (
 
 AT_RANDOM = tuple(fault for fault in FAULTS if "joins" not in fault.what and "leaves" not in fault.what)
 """Those that leave as many processes as there were."""
+
+
+CALM_S = 5.0
+"""Between the first step and the first fault, and at the end."""
+
+
+@dataclass(frozen=True)
+class Appointment:
+    """A fault and its time, in seconds after the first step."""
+
+    at_s: float
+    fault: Fault
+
+
+def draw_schedule(seed: int, seconds: float, every_s: float) -> list[Appointment]:
+    """Faults over `seconds`, about one in `every_s` on average; some overlap. The same seed gives the same schedule."""
+    rng = random.Random(seed)
+    schedule, now = [], CALM_S
+    while now < seconds - CALM_S:
+        schedule.append(Appointment(now, rng.choice(AT_RANDOM)))
+        now += rng.uniform(0.25, 1.75) * every_s
+    return schedule

@@ -8,8 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from xopd.chaos.faults import Fault
-from xopd.chaos.schedule import Appointment
+from xopd.chaos.faults import Appointment, Fault
 from xopd.chaos.system import System, recovery_s
 from xopd.errors import UserError
 from xopd.ledger.audit import Audit, audit_run

@@ -24,7 +24,7 @@ from xopd.ledger.begun import refuse_changes
 from xopd.prompts.vocabulary import Vocabulary, describe_difference, open_teacher_tokenizer, same_tokenizer_files
 from xopd.security import read_credentials
 from xopd.security.report import describe_security
-from xopd.streams.ceiling import redis_ceiling
+from xopd.streams.memory import redis_ceiling
 
 if TYPE_CHECKING:
     from xopd.families import ModelFamily
@@ -300,7 +300,7 @@ class Checks:
 
     async def _ask_redis(self) -> str:
         from xopd.streams.connection import connect
-        from xopd.streams.eviction import refuse_eviction
+        from xopd.streams.memory import refuse_eviction
 
         client = await connect(self.config.redis)
         try:

@@ -84,9 +84,8 @@ def _disturbed(
     """Run under faults, then let the run end undisturbed. `schedule`: length and mean interval (seconds)."""
     import asyncio
 
-    from xopd.chaos.faults import FAULTS
+    from xopd.chaos.faults import FAULTS, draw_schedule
     from xopd.chaos.run import Chaos
-    from xopd.chaos.schedule import draw_schedule
     from xopd.chaos.session import ChaosSession
     from xopd.chaos.system import System
     from xopd.checks.run import Checks

@@ -5,10 +5,13 @@ Nothing heavy is imported before a command needs it, so `xopd --help` is instant
 
 from __future__ import annotations
 
+import platform
 import sys
+from typing import Annotated
 
 import typer
 
+from xopd import __version__
 from xopd.cli import audit, chaos, check, compare, config, data, report, scale, status, up
 from xopd.cli.show import print_failure
 from xopd.errors import UserError
@@ -23,6 +26,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"xopd {__version__}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 app.command("up", help=up.HELP)(up.up)
 app.command("compare", help=compare.HELP)(compare.compare)
 app.command("check", help=check.HELP)(check.check)

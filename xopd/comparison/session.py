@@ -34,7 +34,7 @@ from xopd.local.stopping import Stop
 from xopd.local.supervisor import TICK_S, Supervisor, http_url
 from xopd.local.view import StatusReader, verify_by
 from xopd.security import read_credentials
-from xopd.service.scratch import emptied, scratch_path
+from xopd.service.folders import emptied, scratch_path
 
 ASK_EVERY_S = 1.0
 """Seconds between two looks at a trainer's status."""

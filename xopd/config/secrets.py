@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from xopd.config.schema import Config
 from xopd.errors import UserError
-from xopd.text_files import EncodingError, read_text
+from xopd.files import EncodingError, read_text
 
 SECRETS = (("security", "token"), ("redis", "password"))
 """Settings whose values are shown nowhere."""

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from xopd.errors import UserError
-from xopd.text_files import MARK, decoded, refuse_other_encodings
+from xopd.files import MARK, decoded, refuse_other_encodings
 
 FieldPath = tuple[str, ...]
 """Names from the top down to a value; a list's elements count as "0", "1" and so on."""

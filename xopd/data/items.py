@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from xopd.config.section import first_message
 from xopd.data.places import PlaceError, Places, is_local
 from xopd.errors import UserError
+from xopd.files import MARK, EncodingError, decoded, refuse_other_encodings
 from xopd.jsonl import RepeatedKeyError, loads_strict
-from xopd.text_files import MARK, EncodingError, decoded, refuse_other_encodings
 from xopd.wire.limits import MAX_ITEM_ID_CHARACTERS, MAX_URI_CHARACTERS
 
 MAX_LINE = 2**20

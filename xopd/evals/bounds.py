@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from xopd.errors import UserError
+from xopd.files import read_text
 from xopd.jsonl import NOT_JSON, loads_strict
-from xopd.text_files import read_text
 
 CEILING = "information_ceiling"
 

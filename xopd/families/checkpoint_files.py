@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 from safetensors import SafetensorError, safe_open
 
 from xopd.errors import UserError
+from xopd.files import EncodingError, read_text
 from xopd.jsonl import NOT_JSON
-from xopd.text_files import EncodingError, read_text
 
 LENGTH_BYTES = 8
 """A safetensors file begins with the length of its header, which is JSON; the tensors follow without gaps."""

@@ -19,7 +19,7 @@ from xopd.files import write_whole
 from xopd.local.embedded_redis import HOST, answers_ping, free_port, server_command, server_input
 from xopd.local.rundir import RunFolder
 from xopd.local.supervisor import ProcessSpec, python_module
-from xopd.service.scratch import VARIABLE
+from xopd.service.folders import VARIABLE
 
 PACKAGES = {"teacher": "xopd_teacher", "rollout": "xopd_rollout", "trainer": "xopd_trainer"}
 LAST_WORDS_S = 15.0

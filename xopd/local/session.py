@@ -15,8 +15,8 @@ from xopd.local.stopping import Stop
 from xopd.local.supervisor import TICK_S, ProcessFailedError, ProcessSpec, Supervisor
 from xopd.local.view import View, verify_by
 from xopd.security import Credentials
+from xopd.service.folders import emptied, scratch_path
 from xopd.service.lifecycle import STOPPED_STATUSES
-from xopd.service.scratch import emptied, scratch_path
 
 TRAINER_GRACE_S = 120.0
 """The trainer may be within a step, and then writes its checkpoint."""

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from xopd.local.supervisor import Managed, Supervisor, http_url
 from xopd.security import Credentials
-from xopd.security.bearer import HEADER, bearer
 from xopd.security.tls import client_context
+from xopd.security.token import HEADER, bearer
 from xopd.status.model import RunStatus
 
 EVENTS_SHOWN = 6

@@ -12,8 +12,8 @@ from grpc_health.v1 import health
 
 from xopd.errors import UserError
 from xopd.security import Credentials
-from xopd.security.bearer import HEADER, bearer, is_bearer_of
 from xopd.security.tls import Certificate, server_context
+from xopd.security.token import HEADER, bearer, is_bearer_of
 
 log = structlog.get_logger(__name__)
 REJECTED = "it refuses this side's token; give both the same security.token"

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from xopd.errors import UserError
+from xopd.files import EncodingError, read_text
 from xopd.prompts.vocabulary import Vocabulary, describe_difference
 from xopd.scoring.authentication import open_channel
 from xopd.scoring.channel import client_options
 from xopd.scoring.replicas import Reference, probe_of, probe_problem
 from xopd.security import Credentials
 from xopd.security.credentials import ENDPOINT_FILE
-from xopd.text_files import EncodingError, read_text
 from xopd.v1 import teacher_pb2 as pb
 from xopd.v1 import teacher_pb2_grpc
 from xopd.wire import PROTOCOL

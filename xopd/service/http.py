@@ -1,12 +1,14 @@
-"""The HTTP endpoints that every service has: /healthz, /readyz, /metrics, /version; with its token and TLS."""
+"""The HTTP endpoints that every service has (/healthz, /readyz, /metrics, /version), and their address."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, Response
@@ -16,8 +18,8 @@ from pydantic import BaseModel
 import xopd
 from xopd.errors import UserError
 from xopd.security import Credentials
-from xopd.security.http_guard import HttpGuard
 from xopd.security.tls import Certificate, fresh_server_context
+from xopd.security.token import HttpGuard
 
 ReadyCheck = Callable[[], Awaitable[str | None]]
 """Returns None when ready, else a clause that says what is missing."""
@@ -117,3 +119,41 @@ async def serving(app: FastAPI, listener: socket.socket, credentials: Credential
 
 def _context_of(certificate: Certificate) -> Callable[[uvicorn.Config, Callable[[], ssl.SSLContext]], ssl.SSLContext]:
     return lambda _config, _default: fresh_server_context(certificate)
+
+
+def reachable_host(bound: str, announce: str | None, peer_url: str | None) -> str:
+    """The host part of a URL that other machines can use.
+
+    Args:
+        bound: address that the service listens on.
+        announce: what the user wants announced instead; None leaves the choice here.
+        peer_url: URL of a server that those others reach too. Where the service listens on every interface, the one
+            that leads there is taken. Nothing is sent.
+    """
+    if announce:
+        return announce
+    return bound if not _is_every_interface(bound) else _own_address_towards(peer_url)
+
+
+def http_url(host: str, port: int, scheme: str = "http") -> str:
+    """`scheme://host:port`, a version 6 address in brackets."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _is_every_interface(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _own_address_towards(peer_url: str | None) -> str:
+    parts = urlsplit(peer_url or "")
+    try:
+        found = socket.getaddrinfo(parts.hostname or "", parts.port or 6379, type=socket.SOCK_DGRAM)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # a datagram socket only looks up its route
+            return str(probe.getsockname()[0])
+    except (OSError, ValueError):
+        return socket.gethostname()

@@ -1,4 +1,4 @@
-"""Begin and end of a service process: signals, one-sentence failures, and the port file that its starter reads."""
+"""Begin and end of a service process: its command line's options, signals, one-sentence failures, its address file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from xopd.errors import UserError
 from xopd.files import write_whole
@@ -78,3 +80,15 @@ def run_service(main: Callable[[asyncio.Event], Awaitable[Any]]) -> None:
     except UserError as error:
         sys.stderr.write(f"xopd: {error}\n")
         raise SystemExit(2) from None
+
+
+ConfigOption = Annotated[Path, typer.Option(help="Configuration file.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: a.b=value.")]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Bind an address other than loopback without token and TLS.")
+]
+
+
+def insecurely(overrides: Sequence[str] | None, insecure: bool) -> list[str]:
+    """The --set options of a service's command line, with what its --insecure stands for."""
+    return [*(overrides or ()), *(["security.insecure=true"] if insecure else [])]

@@ -2,6 +2,10 @@
 
 Every entry is one protobuf message in the field `p`. Acknowledged entries are removed, so the stream's length is
 the work not yet done. A server that comes back empty costs nothing but the entries: groups are made again.
+
+Dead letters are what nobody could use, and why: the newest are kept, each cut to a few kilobytes. Fields of an entry:
+`reason`, one sentence; `source`, the stream it came from; `by`, who rejected it; `bytes`, the length of the message;
+`p`, the beginning of the message.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from typing import Any
 import redis.asyncio as aioredis
 from redis.exceptions import ResponseError
 
-from xopd.streams.dead import FIELD as FIELD
-from xopd.streams.dead import DeadLetters
+from xopd.wire.limits import DEAD_LETTER_BYTES, DEAD_LETTERS_KEPT, MAX_REASON_CHARACTERS
+
+FIELD = b"p"
+"""The field of a stream entry that holds the message."""
 
 
 @dataclass(frozen=True)
@@ -156,3 +162,28 @@ class WorkStream:
 def _claims(entries: Sequence[Any]) -> list[Claim]:
     # A taken-over entry that was deleted meanwhile comes back without fields.
     return [Claim(i, fields.get(FIELD, b"")) for i, fields in entries if fields]
+
+
+class DeadLetters:
+    """Where one service puts what it cannot use."""
+
+    def __init__(self, client: aioredis.Redis, key: str, by: str) -> None:
+        """Write to the stream `key` in the name of `by`."""
+        self.client = client
+        self.key = key
+        self.by = by
+
+    async def add(self, source: str, message: bytes, reason: str) -> None:
+        """Add one letter. Raises RedisError or OSError."""
+        await self.add_in(self.client, source, message, reason)
+
+    def add_in(self, pipe: Any, source: str, message: bytes, reason: str) -> Any:
+        """The same, as part of a transaction that also does something else."""
+        fields = {
+            FIELD: message[:DEAD_LETTER_BYTES],
+            "reason": reason[:MAX_REASON_CHARACTERS],
+            "source": source,
+            "by": self.by,
+            "bytes": len(message),
+        }
+        return pipe.xadd(self.key, fields, maxlen=DEAD_LETTERS_KEPT, approximate=False)

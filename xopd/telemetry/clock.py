@@ -1,10 +1,11 @@
-"""Where a service's time goes: seconds in which at least one piece of a kind of work was under way, and idle ones."""
+"""What a process spends its time on, and what happened lately, from totals that only grow."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 
 
 class ActivityClock:
@@ -42,3 +43,31 @@ class ActivityClock:
     def idle(self) -> float:
         """Seconds of no kind, where the kinds do not overlap one another."""
         return max(0.0, time.monotonic() - self._began - sum(self.seconds(kind) for kind in self._total))
+
+
+WINDOW_S = 30.0
+"""How far back `lately` reaches (seconds)."""
+
+
+class Recent:
+    """Keeps the readings of the last `window_s` seconds."""
+
+    def __init__(self, window_s: float = WINDOW_S) -> None:
+        """Know nothing yet."""
+        self.window_s = window_s
+        self._readings: deque[tuple[float, Mapping[str, float]]] = deque()
+
+    def growth(self, now: float, totals: Mapping[str, float]) -> tuple[float, dict[str, float]]:
+        """Take in a reading of the totals at `now` (seconds, monotonic).
+
+        Returns:
+            The seconds since the oldest reading kept, and what each total has grown by since; a total that was not in
+            that reading has grown from 0. At the first reading 0 seconds and no growth.
+        """
+        self._readings.append((now, dict(totals)))
+        while len(self._readings) > 2 and self._readings[1][0] <= now - self.window_s:
+            self._readings.popleft()
+        since, oldest = self._readings[0]
+        if since == now:
+            return 0.0, dict.fromkeys(totals, 0.0)
+        return now - since, {name: total - oldest.get(name, 0.0) for name, total in totals.items()}

@@ -9,8 +9,8 @@ from typing import Any
 
 import redis.asyncio as aioredis
 
-from xopd.streams.dead import FIELD, DeadLetters
 from xopd.streams.keys import Keys
+from xopd.streams.work import FIELD, DeadLetters
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights.base import WeightsUnavailableError
 from xopd.wire import NewerProtocolError, WireError, decode_weight_manifest

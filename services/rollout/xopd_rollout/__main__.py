@@ -7,8 +7,7 @@ import asyncio
 import structlog
 import typer
 
-from xopd.service.lifecycle import run_service
-from xopd.service.options import ConfigOption, InsecureOption, SetOption, insecurely
+from xopd.service.lifecycle import ConfigOption, InsecureOption, SetOption, insecurely, run_service
 from xopd.telemetry.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -10,10 +10,9 @@ import redis.asyncio as aioredis
 import structlog
 
 from xopd.service.lifecycle import end_tasks
-from xopd.service.recent import Recent
 from xopd.streams import Keys
 from xopd.streams.retry import OUTAGES
-from xopd.telemetry.clock import ActivityClock
+from xopd.telemetry.clock import ActivityClock, Recent
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights import WeightAnnouncements
 from xopd.wire import PROTOCOL

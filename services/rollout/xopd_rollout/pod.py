@@ -23,12 +23,11 @@ from xopd.errors import UserError
 from xopd.families import ModelFamily
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.security import Credentials
-from xopd.service.addresses import http_url, reachable_host
 from xopd.service.folders import ensure_writable
-from xopd.service.http import bind, serving
+from xopd.service.http import bind, http_url, reachable_host, serving
 from xopd.service.lifecycle import announce_addresses
 from xopd.streams import DeadLetters, Keys, connect
-from xopd.streams.eviction import refuse_eviction
+from xopd.streams.memory import refuse_eviction
 from xopd.telemetry import tracing
 from xopd.telemetry.clock import ActivityClock
 from xopd.weights import WeightAnnouncements

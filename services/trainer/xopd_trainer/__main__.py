@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-from xopd.service.lifecycle import StoppedEarlyError, announce_addresses, run_service
-from xopd.service.options import ConfigOption, InsecureOption, SetOption, insecurely
+from xopd.service.lifecycle import (
+    ConfigOption,
+    InsecureOption,
+    SetOption,
+    StoppedEarlyError,
+    announce_addresses,
+    insecurely,
+    run_service,
+)
 from xopd.telemetry.logs import configure_logging
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

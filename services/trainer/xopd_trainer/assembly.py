@@ -30,9 +30,8 @@ from xopd.security import Credentials
 from xopd.service.compute_thread import ComputeThread
 from xopd.service.folders import ensure_writable
 from xopd.streams import DeadLetters, Keys, WorkStream, connect
-from xopd.streams.ceiling import redis_ceiling
-from xopd.streams.eviction import refuse_eviction
 from xopd.streams.keys import TRAINER_GROUP
+from xopd.streams.memory import redis_ceiling, refuse_eviction
 from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import Tracer, tracing
 from xopd.v1 import weights_pb2

@@ -13,7 +13,7 @@ import redis
 from tests.e2e.world import make_world
 from xopd.config import load_config
 from xopd.streams import Keys
-from xopd.streams.ceiling import redis_ceiling
+from xopd.streams.memory import redis_ceiling
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from xopd.chaos.faults import draw_schedule
 from xopd.chaos.proxy import FaultProxy
-from xopd.chaos.schedule import draw_schedule
 from xopd.local.embedded_redis import free_port
 
 

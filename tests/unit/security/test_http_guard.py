@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -12,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from xopd_trainer.app import make_trainer_app
 from xopd_trainer.telemetry.metrics import TrainerMetrics
 
-from xopd.security.http_guard import OPEN_PATHS, HttpGuard
+from xopd.security.token import OPEN_PATHS, HttpGuard
 from xopd.service.http import make_app
+from xopd.status.model import RunStatus
 
 TOKEN = "0123456789abcdef-of-a-test"
 
@@ -22,8 +22,8 @@ async def fine() -> str | None:
     return None
 
 
-async def status() -> dict[str, Any]:
-    return {"phase": "training"}
+async def status() -> RunStatus:
+    return RunStatus(phase="training")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_control_needs_the_token(client, running):
     shown = {"Authorization": f"Bearer {TOKEN}"}
     assert client.post("/pause", headers=shown).json() == {"paused": True}
     assert not running.is_set()
-    assert client.get("/status", headers=shown).json() == {"phase": "training"}
+    assert client.get("/status", headers=shown).json()["phase"] == "training"
 
 
 def test_two_tokens_are_none(client):

@@ -17,9 +17,9 @@ from xopd.security import (
     refuse_insecure_calls,
     refuse_insecure_redis,
 )
-from xopd.security.bearer import bearer, is_bearer_of
 from xopd.security.credentials import is_loopback
 from xopd.security.report import describe_security
+from xopd.security.token import bearer, is_bearer_of
 
 TOKEN = "0123456789abcdef"
 

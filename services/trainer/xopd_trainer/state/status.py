@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 from xopd.ledger import Ledger
 from xopd.report.records import Accounts, EvalRecord, StepRecord
 from xopd.scoring import TeacherClient
-from xopd.service.recent import Recent
 from xopd.status.model import History, Progress, RunStatus, TeacherStatus
 from xopd.status.read import read_pods
 from xopd.streams import Keys
+from xopd.telemetry.clock import Recent
 from xopd_trainer.state.publisher import Publisher
 
 log = structlog.get_logger(__name__)

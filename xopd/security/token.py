@@ -1,18 +1,36 @@
-"""The token on HTTP: everything but probes and metrics answers 401 without it.
+"""The token as it travels, `Authorization: Bearer TOKEN` on HTTP and as gRPC metadata, and what HTTP asks it for.
 
-/healthz and /readyz stay open for the kubelet, /metrics for Prometheus: they show figures, change nothing, and neither
-of the two can be given a secret without storing it in one more place.
+Everything but probes and metrics answers 401 without it. /healthz and /readyz stay open for the kubelet, /metrics for
+Prometheus: they show figures, change nothing, and neither of the two can be given a secret without storing it in one
+more place.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
 from typing import TYPE_CHECKING
 
-from xopd.security.bearer import HEADER, is_bearer_of
-
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+HEADER = "authorization"
+"""Name of the header and of the metadata, in lower case as gRPC wants it."""
+
+
+def bearer(token: str) -> str:
+    """The header's value."""
+    return f"Bearer {token}"
+
+
+def is_bearer_of(token: str, value: str | bytes | None) -> bool:
+    """Whether a header's value shows `token`, in a time that tells nothing of where they differ."""
+    if value is None:
+        return False
+    given = value if isinstance(value, bytes) else value.encode()
+    scheme, _, shown = given.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(shown.strip(), token.encode())
+
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
