@@ -46,7 +46,7 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "xopd/config/section.py": ("tests/unit/test_config_values.py",),
     "services/teacher/xopd_teacher/validation.py": (TEACHER,),
     "services/rollout/xopd_rollout/prompt_check.py": ("tests/unit/test_prompt_check.py",),
-    "services/trainer/xopd_trainer/dispatch/collector.py": ("tests/integration/test_dispatch_collect.py",),
+    "services/trainer/xopd_trainer/dispatch/judgement.py": ("tests/unit/trainer/test_judgement.py",),
 }
 """Modules with guards, and the tests that must miss them."""
 CHECKS = {"_need", "_need_at_most", "_need_ids", "_need_uri", "_need_sha256", "_need_file"}
