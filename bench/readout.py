@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xopd.objective import entropy, policy_buckets, token_logprobs, top_k_overlap
-from xopd.objective.readout import Head, read_tokens
+from tests.unit.objective.references import entropy, policy_buckets, top_k_overlap
+from xopd.objective import Head, read_tokens, token_logprobs
 
 VOCABULARIES = (32_000, 152_000)
 OVERLAP = 8

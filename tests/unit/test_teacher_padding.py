@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
-from xopd_teacher.engines import GenerateItem, ScoreItem, readout
+from xopd_teacher.engines import GenerateItem, ScoreItem
 from xopd_teacher.engines.open import open_engine
 from xopd_teacher.engines.probe import probe_items
 from xopd_teacher.engines.transformers_engine import TransformersEngine
@@ -19,6 +19,7 @@ from tests.integration.teacher_process import ragged
 from tests.random_models import make_teacher, make_tokenizer
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
+from xopd.objective import readout
 
 TOKENS, ROWS = 640, 704
 HOLES = (100, 260, 261)
@@ -64,7 +65,8 @@ def holed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("logits_at_once", [2**26, 3 * ROWS, 1])
 def test_padding_is_nobodys_token(engine, reference, monkeypatch, logits_at_once) -> None:
     """However few positions are read at a time; and up to all tokens but one, which are the tail."""
-    monkeypatch.setattr(readout, "LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(readout, "LOGITS_AT_ONCE", {"cpu": logits_at_once, "cuda": logits_at_once})
+    monkeypatch.setattr(readout, "LEAST_TOKENS", 1)
     pairs = ragged(np.random.default_rng(0), 8, vocabulary=TOKENS)
     items = [ScoreItem(tuple(p), tuple(r), k) for (p, r), k in zip(pairs, [0, 1, 7, TOKENS - 1] * 2, strict=True)]
     in_padding = []

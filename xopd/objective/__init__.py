@@ -5,11 +5,16 @@ from xopd.objective.distributions import (
     TeacherTop,
     generalised_jsd,
     kl_divergence,
-    policy_buckets,
-    top_k_overlap,
 )
-from xopd.objective.logprobs import entropy, token_logprobs
-from xopd.objective.readout import Head, TokenReadout, kl_between, read_tokens
+from xopd.objective.readout import (
+    Head,
+    TokenReadout,
+    TopReadout,
+    kl_between,
+    read_tokens,
+    read_top,
+    token_logprobs,
+)
 from xopd.objective.xopd import (
     ExpectedTerms,
     ModalityTerms,
@@ -27,10 +32,10 @@ __all__ = [
     "ModalityTerms",
     "TeacherTop",
     "TokenReadout",
+    "TopReadout",
     "Totals",
     "advantages",
     "combine_modalities",
-    "entropy",
     "expected_modality_loss",
     "generalised_jsd",
     "importance_ratio",
@@ -38,8 +43,7 @@ __all__ = [
     "kl_divergence",
     "mean_over_tokens",
     "modality_loss",
-    "policy_buckets",
     "read_tokens",
+    "read_top",
     "token_logprobs",
-    "top_k_overlap",
 ]

@@ -31,22 +31,6 @@ class TeacherTop:
         return torch.cat([self.logprobs, self.tail_logprobs.unsqueeze(-1)], dim=-1)
 
 
-def policy_buckets(logits: Tensor, token_ids: Tensor) -> Tensor:
-    """Log-probabilities of the same buckets under the policy, differentiable.
-
-    Args:
-        logits: shape [responses, tokens, vocabulary].
-        token_ids: shape [responses, tokens, k], different from each other, k < vocabulary.
-
-    Returns:
-        Shape [responses, tokens, k + 1]; float32 at least.
-    """
-    logprobs = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
-    # Summed over the rest itself: 1 - sum(top k) loses every digit where the k tokens hold nearly all the mass.
-    tail = logprobs.scatter(-1, token_ids, -math.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([logprobs.gather(-1, token_ids), tail], dim=-1)
-
-
 def kl_divergence(p_logprobs: Tensor, q_logprobs: Tensor) -> Tensor:
     """KL(p ‖ q) = Σ p (log p - log q) over the last axis, in nats, differentiable in both."""
     return (p_logprobs.exp() * (p_logprobs - q_logprobs)).sum(-1)
@@ -73,16 +57,3 @@ def generalised_jsd(teacher_logprobs: Tensor, policy_logprobs: Tensor, beta: flo
     mixture = torch.logaddexp(math.log(beta) + teacher_logprobs, math.log1p(-beta) + policy_logprobs)
     from_teacher = kl_divergence(teacher_logprobs, mixture)
     return beta * from_teacher + (1.0 - beta) * kl_divergence(policy_logprobs, mixture)
-
-
-def top_k_overlap(logits: Tensor, teacher_token_ids: Tensor) -> Tensor:
-    """Share of the policy's k most probable tokens that are among the teacher's k; shape [responses, tokens].
-
-    Args:
-        logits: shape [responses, tokens, vocabulary].
-        teacher_token_ids: shape [responses, tokens, k].
-    """
-    k = teacher_token_ids.shape[-1]
-    ours = logits.topk(k, dim=-1).indices
-    found = (ours.unsqueeze(-1) == teacher_token_ids.unsqueeze(-2)).any(-1)
-    return found.float().mean(-1)

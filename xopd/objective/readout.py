@@ -1,8 +1,12 @@
-"""What a policy says at given tokens, read from hidden states and its output head a few tokens at a time.
+"""What a model says at given tokens, read from hidden states and its output head a few tokens at a time.
 
 With a vocabulary of 152k, the logits of 4,096 tokens are 2.5 GB in float32, and autograd keeps several tensors of that
 size. Here no tensor of [tokens × vocabulary] exists beyond one chunk: the forward pass keeps two numbers a token, and
-the backward pass computes the chunk's logits once more.
+the backward pass computes the chunk's logits once more. That is four multiplications with the head where whole tensors
+take three, so a third more time where they are all that counts.
+
+`read_tokens` is the learner's, with gradient; `read_top` is the teacher's, of the tokens that it finds most probable
+itself. Both name tokens, and count all others as one tail.
 
     z = W h + b        lse = log Σ_v exp z_v        log π(v) = z_v - lse
 
@@ -23,8 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = 2**22
-"""Logits of a chunk: 16 MiB in float32."""
+LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
+"""Logits of a chunk, by device: 16 MiB in float32 fit a cache; a GPU multiplies 256 MiB at full speed, 441 tokens of
+152k logits, where 64 tokens would have it wait for the head's weights."""
 LEAST_TOKENS = 64
 """Fewer tokens a chunk would read the head's weights once for too little arithmetic."""
 
@@ -37,6 +42,10 @@ class Head:
     """Shape [vocabulary, hidden size]."""
     bias: Tensor | None = None
     """Shape [vocabulary]."""
+
+    def first(self, rows: int) -> Head:
+        """The head of the first `rows` tokens: some heads are padded beyond the vocabulary."""
+        return Head(self.weight[:rows], None if self.bias is None else self.bias[:rows])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of `hidden` [..., hidden size], in float32 at least."""
@@ -59,6 +68,32 @@ class TokenReadout:
     """Share of the policy's k most probable tokens that are among the k given, shape [n], no gradient."""
 
 
+@dataclass(frozen=True)
+class TopReadout:
+    """A model at n tokens, and the k tokens that it finds most probable there; no gradient."""
+
+    logprobs: Tensor
+    """log π(y_t | ·), shape [n], float32 at least."""
+    top_token_ids: Tensor
+    """Shape [n, k], int64, most probable first."""
+    buckets: Tensor
+    """Log-probabilities of these and of all others as one tail, shape [n, k + 1]."""
+
+
+def token_logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Log π(y_t | ·) of given tokens from logits that are there anyway.
+
+    Args:
+        logits: shape [..., vocabulary], any float dtype; computed in float32 at least.
+        token_ids: shape [...], int64.
+
+    Returns:
+        Shape [...], float32 (float64 for float64 logits), differentiable in `logits`.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return logits.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1) - torch.logsumexp(logits, dim=-1)
+
+
 def read_tokens(
     head: Head,
     hidden: Tensor,
@@ -77,7 +112,7 @@ def read_tokens(
         overlap_ids: the tokens of another model's top k, shape [n, k].
         chunk_tokens: tokens read at a time; by default as many as `LOGITS_AT_ONCE` allows.
     """
-    at_once = chunk_tokens or max(LEAST_TOKENS, LOGITS_AT_ONCE // head.weight.shape[0])
+    at_once = chunk_tokens or _tokens_at_once(head)
     logprobs, buckets, entropy, overlap = _ReadTokens.apply(
         hidden, head.weight, head.bias, token_ids, named_ids, overlap_ids, at_once
     )  # type: ignore[no-untyped-call]
@@ -90,6 +125,28 @@ def read_tokens(
 
 
 @torch.no_grad()
+def read_top(head: Head, hidden: Tensor, token_ids: Tensor, top_k: int, chunk_tokens: int | None = None) -> TopReadout:
+    """Read a model at tokens, and its most probable ones.
+
+    Args:
+        head: the output head.
+        hidden: states that predict the tokens, shape [n, hidden size].
+        token_ids: y, shape [n], int64.
+        top_k: k, below the vocabulary's size; 0 leaves all to the tail.
+        chunk_tokens: as in `read_tokens`.
+    """
+    n, dtype = len(hidden), torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    logprobs, buckets = hidden.new_empty(n, dtype=dtype), hidden.new_empty(n, top_k + 1, dtype=dtype)
+    top_token_ids = token_ids.new_empty(n, top_k)
+    for part in _parts(n, chunk_tokens or _tokens_at_once(head)):
+        normalised = torch.log_softmax(head.logits(hidden[part]), dim=-1)
+        logprobs[part] = normalised.gather(-1, token_ids[part, None])[:, 0]
+        top_token_ids[part] = normalised.topk(top_k, dim=-1).indices
+        buckets[part] = _buckets(normalised, top_token_ids[part])
+    return TopReadout(logprobs, top_token_ids, buckets)
+
+
+@torch.no_grad()
 def kl_between(head: Head, hidden: Tensor, other_hidden: Tensor, chunk_tokens: int | None = None) -> Tensor:
     """KL(π(·|h) ‖ π(·|h')) over the whole vocabulary at n positions, shape [n], in nats, no gradient.
 
@@ -99,7 +156,7 @@ def kl_between(head: Head, hidden: Tensor, other_hidden: Tensor, chunk_tokens: i
         other_hidden: h', same shape.
         chunk_tokens: as in `read_tokens`.
     """
-    at_once = chunk_tokens or max(LEAST_TOKENS, LOGITS_AT_ONCE // head.weight.shape[0])
+    at_once = chunk_tokens or _tokens_at_once(head)
     divergences = []
     for part, other in zip(torch.split(hidden, at_once), torch.split(other_hidden, at_once), strict=True):
         logprobs = torch.log_softmax(head.logits(part), dim=-1)
@@ -130,21 +187,22 @@ class _ReadTokens(torch.autograd.Function):
         overlap = hidden.new_empty(n if overlap_ids is not None else 0, dtype=dtype)
         for part in _parts(n, at_once):
             logits = head.logits(hidden[part])
-            total = torch.logsumexp(logits, dim=-1)
-            lse[part] = total
-            logprobs[part] = logits.gather(-1, token_ids[part, None])[:, 0] - total
-            probabilities = (logits - total[:, None]).exp_()
-            entropy[part] = total - torch.einsum("tv,tv->t", probabilities, logits)
+            # torch.logsumexp, written out: the exponentials serve the entropy as well.
+            largest = logits.amax(-1, keepdim=True)
+            powers = (logits - largest).exp_()
+            total = powers.sum(-1)
+            lse[part] = total.log() + largest[:, 0]
+            logprobs[part] = logits.gather(-1, token_ids[part, None])[:, 0] - lse[part]
+            entropy[part] = lse[part] - torch.einsum("tv,tv->t", powers, logits) / total
+            del powers
             if overlap_ids is not None:
                 theirs = overlap_ids[part]
                 ours = logits.topk(theirs.shape[1], dim=-1).indices
                 overlap[part] = (ours[:, :, None] == theirs[:, None, :]).any(-1).to(dtype).mean(-1)
             if named_ids is not None:
-                ids = named_ids[part]
-                buckets[part, :-1] = logits.gather(-1, ids) - total[:, None]
-                # Summed over the rest itself: 1 - sum(named) loses every digit where they hold nearly all the mass.
-                tail_lse[part] = torch.logsumexp(logits.scatter_(-1, ids, -math.inf), dim=-1)
-                buckets[part, -1] = tail_lse[part] - total
+                unnormalised = _buckets(logits, named_ids[part])
+                buckets[part] = unnormalised - lse[part, None]
+                tail_lse[part] = unnormalised[:, -1]
         ctx.save_for_backward(hidden, weight, bias, token_ids, named_ids, lse, tail_lse)
         ctx.at_once = at_once
         ctx.mark_non_differentiable(entropy, overlap)
@@ -183,21 +241,38 @@ class _ReadTokens(torch.autograd.Function):
         )  # fmt: skip
 
 
+def _buckets(logits: Tensor, ids: Tensor) -> Tensor:
+    """Z of named tokens, and log Σ exp z over all others: [tokens, k + 1]. `logits` is overwritten.
+
+    Log-probabilities, where `logits` are normalised.
+    """
+    named = logits.gather(-1, ids)
+    # Summed over the rest itself: 1 - sum(named) loses every digit where they hold nearly all the mass.
+    tail = torch.logsumexp(logits.scatter_(-1, ids, -math.inf), dim=-1)
+    return torch.cat([named, tail[:, None]], dim=-1)
+
+
 def _of_logits(
     logits: Tensor, token_ids: Tensor, lse: Tensor, of_logprobs: Tensor, named: tuple[Tensor, Tensor, Tensor] | None
 ) -> Tensor:
     """∂L/∂z of a chunk, shape [tokens, vocabulary]; `logits` is overwritten."""
-    pulled = of_logprobs if named is None else of_logprobs + named[2].sum(-1)
+    if named is None:
+        gradient = logits.sub_(lse[:, None]).exp_().mul_(-of_logprobs[:, None])
+        return gradient.scatter_add_(-1, token_ids[:, None], of_logprobs[:, None])
+    ids, tail_lse, of_buckets = named
+    pulled = of_logprobs + of_buckets.sum(-1)
     gradient = (logits - lse[:, None]).exp_().mul_(-pulled[:, None])
     gradient.scatter_add_(-1, token_ids[:, None], of_logprobs[:, None])
-    if named is not None:
-        ids, tail_lse, of_buckets = named
-        gradient.scatter_add_(-1, ids, of_buckets[:, :-1].contiguous())
-        # A tail without mass has no gradient: exp(-inf + inf) would be NaN.
-        finite = torch.where(tail_lse.isfinite(), tail_lse, torch.zeros_like(tail_lse))
-        rest = logits.scatter_(-1, ids, -math.inf).sub_(finite[:, None]).exp_()
-        gradient.addcmul_(rest, of_buckets[:, -1:])
-    return gradient
+    gradient.scatter_add_(-1, ids, of_buckets[:, :-1].contiguous())
+    # A tail without mass has no gradient: exp(-inf + inf) would be NaN.
+    finite = torch.where(tail_lse.isfinite(), tail_lse, torch.zeros_like(tail_lse))
+    rest = logits.scatter_(-1, ids, -math.inf).sub_(finite[:, None]).exp_()
+    return gradient.addcmul_(rest, of_buckets[:, -1:])
+
+
+def _tokens_at_once(head: Head) -> int:
+    logits = LOGITS_AT_ONCE.get(head.weight.device.type, LOGITS_AT_ONCE["cuda"])
+    return max(LEAST_TOKENS, logits // head.weight.shape[0])
 
 
 def _parts(n: int, at_once: int) -> Iterator[slice]:

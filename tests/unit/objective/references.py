@@ -1,4 +1,4 @@
-"""The equations once more, in Python floats and loops: slow, and plain to see."""
+"""The equations once more, in Python floats and loops, and what is read in chunks, from whole tensors: plain to see."""
 
 import math
 from itertools import pairwise
@@ -82,6 +82,25 @@ def clamped_mass(policy, teacher, clamp=None):
     if clamp is None:
         return 0.0
     return sum(p for p, t in zip(policy, teacher, strict=True) if abs(math.log(t) - math.log(p)) > clamp)
+
+
+def policy_buckets(logits, token_ids):
+    """Log-probabilities of named tokens and of all others as one tail, from whole logits, [..., k + 1]."""
+    logprobs = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+    tail = logprobs.scatter(-1, token_ids, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logprobs.gather(-1, token_ids), tail], dim=-1)
+
+
+def entropy(logits):
+    """Entropy of the next-token distribution from whole logits, in nats, [...]."""
+    logprobs = torch.log_softmax(logits if logits.dtype == torch.float64 else logits.float(), dim=-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def top_k_overlap(logits, teacher_token_ids):
+    """Share of the k largest logits that are among the teacher's k, [...]."""
+    ours = logits.topk(teacher_token_ids.shape[-1], dim=-1).indices
+    return (ours.unsqueeze(-1) == teacher_token_ids.unsqueeze(-2)).any(-1).float().mean(-1)
 
 
 def random_lengths(seed, responses, tokens):

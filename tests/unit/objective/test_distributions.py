@@ -8,7 +8,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.objective.references import ascends, buckets, jsd, kl, random_distributions, softmax, top_of
-from xopd.objective import generalised_jsd, kl_divergence, policy_buckets, top_k_overlap
+from xopd.objective import Head, generalised_jsd, kl_divergence, read_tokens
+
+
+def policy_buckets(logits, token_ids):
+    """What the read-out gives for these logits, which an identity head makes of themselves."""
+    rows, k = logits.reshape(-1, logits.shape[-1]), token_ids.shape[-1]
+    head = Head(torch.eye(logits.shape[-1], dtype=logits.dtype))
+    read = read_tokens(head, rows, rows.new_zeros(len(rows), dtype=torch.int64), token_ids.reshape(-1, k))
+    return read.buckets.reshape(*logits.shape[:-1], k + 1)
+
+
+def top_k_overlap(logits, token_ids):
+    """Likewise."""
+    rows, k = logits.reshape(-1, logits.shape[-1]), token_ids.shape[-1]
+    head = Head(torch.eye(logits.shape[-1], dtype=logits.dtype))
+    first = rows.new_zeros(len(rows), dtype=torch.int64)
+    return read_tokens(head, rows, first, overlap_ids=token_ids.reshape(-1, k)).overlap.reshape(logits.shape[:-1])
+
 
 BETAS = pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
 SEEDS = given(seed=st.integers(0, 10_000))

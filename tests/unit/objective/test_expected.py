@@ -13,6 +13,7 @@ from tests.unit.objective.references import (
     clamped_mass,
     expected_gain,
     mean,
+    policy_buckets,
     random_distributions,
     random_lengths,
     softmax,
@@ -23,7 +24,6 @@ from xopd.objective import (
     expected_modality_loss,
     kl_divergence,
     modality_loss,
-    policy_buckets,
     token_logprobs,
 )
 

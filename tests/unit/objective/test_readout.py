@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from xopd.objective import entropy, kl_divergence, policy_buckets, token_logprobs, top_k_overlap
-from xopd.objective.readout import Head, kl_between, read_tokens
+from tests.unit.objective.references import entropy, policy_buckets, top_k_overlap, top_of
+from xopd.objective import Head, kl_between, kl_divergence, read_tokens, read_top, token_logprobs
 
 TOKENS, VOCABULARY, HIDDEN, K = 13, 29, 7, 4
 
@@ -109,6 +109,40 @@ def test_kl_between_two_prompts(at, chunk) -> None:
     torch.testing.assert_close(found, whole.detach())
     assert not found.requires_grad
     assert kl_between(head, hidden[:0], other[:0], chunk).shape == (0,)
+
+
+@CHUNKS
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("k", [0, 1, K, VOCABULARY - 1])
+def test_the_most_probable_tokens(at, chunk, biased, k) -> None:
+    hidden, weight, bias, tokens, _ = at
+    head = Head(weight, bias if biased else None)
+    read = read_top(head, hidden, tokens, k, chunk)
+    logits = head.logits(hidden)
+    expected = top_of(torch.log_softmax(logits, dim=-1), k)
+    assert torch.equal(read.top_token_ids, expected.token_ids)
+    torch.testing.assert_close(read.buckets, expected.buckets())
+    torch.testing.assert_close(read.logprobs, token_logprobs(logits, tokens))
+    assert not read.logprobs.requires_grad and not read.buckets.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_learner_and_teacher_read_the_same(at, dtype) -> None:
+    """Up to rounding in the last place: equal models have no advantage."""
+    hidden, weight, bias, tokens, _ = (each.detach().to(dtype) if each.is_floating_point() else each for each in at)
+    head = Head(weight, bias)
+    top = read_top(head, hidden, tokens, K, 5)
+    read = read_tokens(head, hidden, tokens, top.top_token_ids, None, 5)
+    torch.testing.assert_close(top.logprobs, read.logprobs)
+    torch.testing.assert_close(top.buckets, read.buckets)
+
+
+def test_padding_of_the_head_has_no_mass(at) -> None:
+    hidden, weight, bias, tokens, _ = at
+    tokens = tokens % 20
+    padded, cut = Head(weight, bias).first(20), Head(weight[:20].clone(), bias[:20].clone())
+    torch.testing.assert_close(padded.logits(hidden), cut.logits(hidden))
+    assert read_top(padded, hidden, tokens, 19).top_token_ids.max() < 20
 
 
 def test_no_tokens(at) -> None:

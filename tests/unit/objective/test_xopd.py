@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.objective import references
-from xopd.objective import Totals, advantages, combine_modalities, entropy, modality_loss, token_logprobs
+from xopd.objective import Totals, advantages, combine_modalities, modality_loss, token_logprobs
 
 
 def random_case(seed, responses=5, tokens=7):
@@ -159,5 +159,5 @@ def test_advantage_sign():
 
 def test_entropy_and_logprobs():
     logits = torch.zeros(2, 8)
-    torch.testing.assert_close(entropy(logits), torch.full((2,), math.log(8)))
+    torch.testing.assert_close(references.entropy(logits), torch.full((2,), math.log(8)))
     torch.testing.assert_close(token_logprobs(logits, torch.tensor([1, 5])), torch.full((2,), -math.log(8)))

@@ -9,6 +9,7 @@ from xopd_trainer.batch import collate_responses
 from xopd_trainer.learning.optimiser import optimiser_tensors
 from xopd_trainer.methods import PolicyReadout, make_method
 
+from tests.unit.objective.references import entropy, policy_buckets
 from tests.unit.trainer.groups import (
     ALL_TOKENS,
     CASES,
@@ -19,7 +20,7 @@ from tests.unit.trainer.groups import (
     with_objective,
 )
 from tests.unit.trainer.naive import PlainTeacher
-from xopd.objective import TeacherTop, Totals, entropy, policy_buckets, token_logprobs
+from xopd.objective import TeacherTop, Totals, token_logprobs
 from xopd.v1 import trajectory_pb2 as pb
 
 EVERY = pytest.mark.parametrize("case", CASES)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from xopd.forward import Decoder, Prefix, extend
+from xopd.objective import Head, token_logprobs
 from xopd_teacher.engines.base import Generated, GenerateItem
 
 
 def decode(
     decoder: Decoder,
-    logits_of: Callable[[Tensor], Tensor],
+    head: Head,
     never: Sequence[int],
     prefix: Prefix,
     items: Sequence[GenerateItem],
@@ -23,7 +24,7 @@ def decode(
 
     Args:
         decoder: see `xopd.forward.shared_prefix`.
-        logits_of: maps hidden states [..., hidden size] to logits [..., vocabulary].
+        head: of the vocabulary's size.
         never: ids that are never generated.
         prefix: of the prompts.
         items: what is to be answered.
@@ -40,10 +41,10 @@ def decode(
     hidden, mask, cache, positions = prefix.last_hidden, prefix.mask, prefix.cache, prefix.next_positions
     forward = 0
     while True:
-        distribution = torch.log_softmax(logits_of(hidden).float(), dim=-1)
-        tokens_alone = distribution.index_fill(-1, holes, float("-inf")) if len(holes) else distribution
+        logits = head.logits(hidden)
+        tokens_alone = logits.index_fill(-1, holes, float("-inf")) if len(holes) else logits
         chosen = _choose(tokens_alone, [items[i] for i in alive], [generators[i] for i in alive])
-        chosen_logprobs = distribution.gather(-1, chosen[:, None])[:, 0].tolist()
+        chosen_logprobs = token_logprobs(logits, chosen).tolist()
         for i, token, logprob in zip(alive, chosen.tolist(), chosen_logprobs, strict=True):
             if i in ended:
                 continue
@@ -70,17 +71,17 @@ def decode(
     return answers, forward
 
 
-def _choose(distribution: Tensor, items: Sequence[GenerateItem], generators: Sequence[torch.Generator]) -> Tensor:
-    """One token for each row of `distribution` [n, V] (log-probabilities); temperature 0 takes the most probable."""
-    chosen = distribution.argmax(-1)
+def _choose(logits: Tensor, items: Sequence[GenerateItem], generators: Sequence[torch.Generator]) -> Tensor:
+    """One token for each row of `logits` [n, V]; temperature 0 takes the most probable."""
+    chosen = logits.argmax(-1)
     sampled = [row for row, item in enumerate(items) if item.temperature > 0]
     if sampled:
-        rows = torch.tensor(sampled, device=distribution.device)
+        rows = torch.tensor(sampled, device=logits.device)
         temperatures = torch.tensor([items[row].temperature for row in sampled], dtype=torch.float64)
         draws = torch.stack([torch.rand((), generator=generators[row], dtype=torch.float64) for row in sampled])
         # By inverse distribution function: one draw a token from the item's own generator, whatever the batch.
-        scaled = distribution[rows].double() / temperatures[:, None].to(distribution.device)
+        scaled = logits[rows].double() / temperatures[:, None].to(logits.device)
         cumulative = torch.softmax(scaled, dim=-1).cumsum(-1)
-        wanted = draws[:, None].to(distribution.device) * cumulative[:, -1:]
-        chosen[rows] = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=distribution.shape[-1] - 1)
+        wanted = draws[:, None].to(logits.device) * cumulative[:, -1:]
+        chosen[rows] = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
     return chosen

@@ -18,12 +18,12 @@ from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError, first_line
 from xopd.families.checkpoint_files import check_weight_files
 from xopd.forward import Prefix, left_padded, read_prompts, read_responses, text_positions
+from xopd.objective import Head, TopReadout, read_top
 from xopd.wire import TokenScores
 from xopd_teacher.engines.base import Batch, EngineInfo, Floats, Generated, GenerateItem, Ids, ScoreItem
 from xopd_teacher.engines.checkpoint import check_head, read_config, read_tokens
 from xopd_teacher.engines.decoding import decode
 from xopd_teacher.engines.packing import Row, pack, runs_within
-from xopd_teacher.engines.readout import read_scores
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
 """Largest mean difference (nats) from plain forward passes that the check at start-up lets through."""
@@ -49,11 +49,11 @@ class TransformersEngine:
         check_weight_files("teacher.path", Path(settings.path))
         self.model = _load(settings).to(self.device).eval()
         self.decoder = self.model.base_model
-        self.head = self.model.get_output_embeddings()
         on_gpu = self.device.type == "cuda"
         self.token_budget = settings.token_budget if on_gpu else min(settings.token_budget, CPU_PASS_TOKENS)
-        self.head_rows = int(self.head.weight.shape[0])
-        check_head(settings.path, tokens.vocabulary, self.head_rows)
+        head = self.model.get_output_embeddings()
+        check_head(settings.path, tokens.vocabulary, int(head.weight.shape[0]))
+        self.head = Head(head.weight, head.bias).first(tokens.vocabulary.size)
         self.holes = tokens.holes
         context = int(getattr(config, "max_position_embeddings", settings.token_budget))
         self.info = EngineInfo(
@@ -90,16 +90,11 @@ class TransformersEngine:
         longest_answer = max(item.max_new_tokens for item in items)
         for run in runs_within(range(len(items)), lambda i: len(items[i].prompt), longest_answer, self.token_budget):
             prefix = self._read_prompts([items[i].prompt for i in run])
-            generated, steps = decode(self.decoder, self.logits, self.holes, prefix, [items[i] for i in run])
+            generated, steps = decode(self.decoder, self.head, self.holes, prefix, [items[i] for i in run])
             answers.update(zip(run, generated, strict=True))
             forward += prefix.mask.numel() + steps
             padding += prefix.mask.numel() - int(prefix.mask.sum())
         return Batch([answers[i] for i in range(len(items))], forward, padding)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of hidden states [..., d]: a view without the head's padding."""
-        logits: Tensor = self.head(hidden)[..., : self.info.vocabulary.size]
-        return logits
 
     def _read_prompts(self, prompts: Sequence[tuple[int, ...]]) -> Prefix:
         ids, mask = left_padded([torch.tensor(prompt) for prompt in prompts])
@@ -121,7 +116,7 @@ class TransformersEngine:
             chosen = [i for i, row in enumerate(rows) if row.top_k == top_k]
             states = hidden if len(chosen) == len(rows) else torch.cat([per_row[i] for i in chosen])
             targets = torch.from_numpy(np.concatenate([rows[i].tokens for i in chosen])).to(self.device)
-            together = read_scores(self.logits, self.head_rows, states, targets, top_k)
+            together = _as_scores(read_top(self.head, states, targets, top_k), top_k)
             start = 0
             for i in chosen:
                 part = slice(start, start + len(rows[i].tokens))
@@ -157,6 +152,13 @@ class TransformersEngine:
         predicting = logprobs[len(prompt) - 1 : -1]
         plain: Floats = predicting.gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu().numpy()
         return plain
+
+
+def _as_scores(read: TopReadout, top_k: int) -> TokenScores:
+    buckets = read.buckets.cpu().numpy()
+    tail = buckets[:, -1] if top_k else buckets[:0, -1]
+    ids = read.top_token_ids.cpu().numpy().astype(np.int32)
+    return TokenScores(read.logprobs.cpu().numpy(), ids, buckets[:, :-1], tail)
 
 
 def _load(settings: TeacherSettings) -> Any:
