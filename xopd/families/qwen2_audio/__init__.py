@@ -15,6 +15,7 @@ from xopd.families.qwen2_audio import policy as policies
 from xopd.families.qwen2_audio import weights
 from xopd.families.qwen2_audio.audio import FrozenAudio, load_frozen_audio
 from xopd.families.qwen2_audio.prompt import Prompts
+from xopd.forward import text_positions
 
 
 class Qwen2AudioFamily(Prompts):
@@ -50,7 +51,7 @@ class Qwen2AudioFamily(Prompts):
 
     def positions(self, mask: Tensor) -> Tensor:
         """One axis: text and audio are counted alike."""
-        return policies.positions(mask)
+        return text_positions(mask)
 
     def hub_tensors(self, name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
         """One tensor each, in the same shape."""

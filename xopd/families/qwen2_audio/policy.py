@@ -69,8 +69,3 @@ def embed_prompt(
         return embedded
     at = int((ids == audio_token_id).nonzero()[0])
     return torch.cat([embedded[:at], features.to(embedded), embedded[at + 1 :]])
-
-
-def positions(mask: Tensor) -> Tensor:
-    """One position a token, counted over those that are no padding; shape [rows, tokens], as `mask`."""
-    return (mask.long().cumsum(-1) - 1).clamp(min=0)
