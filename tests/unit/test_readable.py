@@ -54,7 +54,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("config", "reference"), ["Optimiser steps", "XOPD_RUN__SEED"]),
         (("data", "stats", "{items}"), ["retention", "24"]),
         (("report", "{run}"), ["final student", "78.2 %", "report.html"]),
-        (("report", "{run}", "--markdown"), ["| final student | 78.2 % [74.2, 82.2] |"]),
+        (("report", "{run}", "--markdown"), ["| final student | 78.2 [74.2, 82.2] |"]),
         (("up", "--help"), ["--plain", "--start-timeout"]),
         (("compare", "--help"), ["--plain"]),
     ],
