@@ -11,12 +11,9 @@ from xopd.cli.show import SetOption
 from xopd.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from xopd.config.redis import RedisSettings
 
 HELP = "Show a run and its pods from anywhere that reaches its Redis."
-EVERY_S = 2.0
 CONNECT_TIMEOUT_S = 3.0
 
 
@@ -39,8 +36,10 @@ def status(
 
     from rich.console import Console
 
+    from xopd.status.table import show
+
     settings = _settings(run, config, redis, prefix, set_ or ())
-    asyncio.run(_show(Console(highlight=False), settings, watch, as_json))
+    asyncio.run(show(Console(highlight=False), settings, watch, as_json))
 
 
 def _settings(
@@ -76,36 +75,3 @@ def _settings(
         url = redis_of_run(run)
     given = {"url": url, "prefix": prefix}
     return settings.model_copy(update={name: value for name, value in given.items() if value is not None})
-
-
-async def _show(console: Console, settings: RedisSettings, watch: bool, as_json: bool) -> None:
-    import asyncio
-    import json
-
-    from rich.live import Live
-
-    from xopd.status.read import FleetReader
-    from xopd.status.table import render_fleet, with_problem
-
-    async with FleetReader(settings) as reader:
-        state = await reader.read()
-        if as_json or not (watch and console.is_terminal):
-            while True:
-                if as_json:
-                    typer.echo(json.dumps(state.as_json()))
-                else:
-                    console.print(render_fleet(state, console.width))
-                if not watch:
-                    return
-                await asyncio.sleep(EVERY_S)
-                state = await reader.read()
-        with Live(console=console, auto_refresh=False, screen=True) as live:
-            problem = ""
-            while True:
-                shown = render_fleet(state, console.width)
-                live.update(with_problem(shown, problem) if problem else shown, refresh=True)
-                await asyncio.sleep(EVERY_S)
-                try:
-                    state, problem = await reader.read(), ""
-                except UserError as error:
-                    problem = str(error)

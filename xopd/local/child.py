@@ -21,7 +21,6 @@ def spawn(
     argv: Sequence[str],
     log: Path,
     env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
     stdin: bytes | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `argv` with both outputs appended to `log`, which a Python program writes in UTF-8.
@@ -33,7 +32,6 @@ def spawn(
         argv: program and arguments.
         log: file that takes standard output and error.
         env: the whole environment; None inherits.
-        cwd: working folder; None inherits.
         stdin: what it reads on standard input, at most 4,096 bytes, which a pipe holds; None: nothing.
 
     Raises:
@@ -47,18 +45,9 @@ def spawn(
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**(os.environ if env is None else env), **IN_UTF8},
-            cwd=cwd,
             start_new_session=True,
             preexec_fn=_end_with_parent(),
         )
-
-
-def signal_group(process: subprocess.Popen[bytes], signum: signal.Signals) -> None:
-    """Send a signal to the child's whole group; nothing happens where all of it has ended."""
-    try:
-        os.killpg(process.pid, signum)
-    except (ProcessLookupError, PermissionError):
-        return
 
 
 def stop(process: subprocess.Popen[bytes], grace_s: float) -> int:
@@ -77,7 +66,8 @@ def stop(process: subprocess.Popen[bytes], grace_s: float) -> int:
 
 def kill(process: subprocess.Popen[bytes]) -> int:
     """SIGKILL the child and all of its group; returns its exit status."""
-    signal_group(process, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # all of it has ended
+        os.killpg(process.pid, signal.SIGKILL)
     return process.wait(timeout=10)
 
 

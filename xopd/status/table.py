@@ -1,18 +1,66 @@
-"""The fleet of a run as tables, for a terminal of 80 columns or more."""
+"""The fleet of a run as tables, for a terminal of 80 columns or more, once or again and again."""
 
 from __future__ import annotations
 
-from rich.console import Group, RenderableType
+import asyncio
+import json
+import sys
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from xopd.config.redis import RedisSettings
+from xopd.errors import UserError
 from xopd.report.style import QUIET, count, duration, percent
 from xopd.status.model import PodStatus, RunStatus
-from xopd.status.read import SILENT_S, FleetState
+from xopd.status.read import SILENT_S, FleetReader, FleetState
 
 WIDE = 110
 """From so many columns on there is room for the busy share, the engines and the calls."""
 PHASES_WITHOUT_STEP = frozenset({"starting", "teacher_test", "teacher_eval", "base_eval", "preparing"})
+
+
+EVERY_S = 2.0
+"""Seconds between two readings."""
+
+
+async def show(console: Console, settings: RedisSettings, watch: bool, as_json: bool) -> None:
+    """Print the fleet once or, with `watch`, until cancelled: on a terminal in place, elsewhere one below the other.
+
+    Raises:
+        UserError: if the first reading fails; on a terminal a later one that fails is shown.
+    """
+    async with FleetReader(settings) as reader:
+        state = await reader.read()
+        if watch and console.is_terminal and not as_json:
+            await _show_in_place(console, reader, state)
+        while True:
+            if as_json:
+                sys.stdout.write(json.dumps(state.as_json()) + "\n")
+                sys.stdout.flush()
+            else:
+                console.print(render_fleet(state, console.width))
+            if not watch:
+                return
+            await asyncio.sleep(EVERY_S)
+            state = await reader.read()
+
+
+async def _show_in_place(console: Console, reader: FleetReader, state: FleetState) -> None:
+    problem = ""
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        while True:
+            parts = [render_fleet(state, console.width)]
+            if problem:
+                parts += ["", Text(f"Not up to date: {problem}", style="red")]
+            live.update(Group(*parts), refresh=True)
+            await asyncio.sleep(EVERY_S)
+            try:
+                state, problem = await reader.read(), ""
+            except UserError as error:
+                problem = str(error)
 
 
 def render_fleet(state: FleetState, width: int) -> RenderableType:
@@ -24,11 +72,6 @@ def render_fleet(state: FleetState, width: int) -> RenderableType:
     if sentences:
         parts += ["", *(Text(sentence, style="yellow") for sentence in sentences)]
     return Group(*parts)
-
-
-def with_problem(shown: RenderableType, problem: str) -> RenderableType:
-    """An earlier reading, and why there is no newer one."""
-    return Group(shown, "", Text(f"Not up to date: {problem}", style="red"))
 
 
 def _summary(state: FleetState) -> Table:
