@@ -12,10 +12,9 @@ from xopd_trainer.dispatch import collector as collector_module
 from xopd_trainer.dispatch.collector import Collector
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
 from xopd_trainer.dispatch.watch import watch
-from xopd_trainer.learning.learner import WeightFile
 from xopd_trainer.state import publisher as publisher_module
 from xopd_trainer.state.lease import TrainerLease
-from xopd_trainer.state.publisher import Publisher
+from xopd_trainer.state.publisher import Publisher, WeightFile
 
 from xopd.errors import UserError
 from xopd.ledger import Ledger

@@ -11,7 +11,7 @@ import torch
 from tests.clips import rules
 from tests.integration.teacher_process import TeacherProcess
 from tests.random_models import make_student, make_teacher
-from tests.unit.trainer.groups import make_group, make_learner, with_objective
+from tests.unit.trainer.groups import make_group, make_learner, trained_state, with_objective
 from tests.unit.trainer.naive import PlainTeacher
 from xopd.config import Config
 from xopd.data.features import FeatureCache
@@ -75,9 +75,9 @@ async def test_a_student_equal_to_it_learns_nothing(world, tmp_path, objective) 
             scored.append(replace(group, trajectories=tuple(rows)))
     outside = PlainTeacher(checkpoint).logprobs(groups[0], groups[0].trajectories[0]).exp()[:, 262:].sum(-1)
     assert outside.mean() > 0.5  # the padding would hold most of the probability
-    before = learner.trained_state()
+    before = trained_state(learner)
     result = learner.step(1, scored)
     assert float(np.abs(result.signals["text"].advantage_values()).max()) < 1e-5
     assert not result.skipped and result.grad_norm < 1e-5 and abs(result.loss) < 1e-5
-    after = learner.trained_state()
+    after = trained_state(learner)
     assert max(float((after[name] - before[name]).abs().max()) for name in before) < 1e-5

@@ -62,15 +62,14 @@ class StudentPolicy(Protocol):
         ...
 
     def positions(self, mask: Tensor) -> Tensor:
-        """Position ids of embedded prompts, or of prompts and the tokens that follow them.
+        """Position ids of embedded prompts; on every axis, what follows a prompt counts on from its last token.
 
         Args:
-            mask: shape [rows, tokens]: 1 on tokens, 0 on padding, which may stand left of a prompt, between a prompt
-                and its response, and right of the response.
+            mask: shape [rows, tokens]: 1 on tokens, 0 on padding, which stands left of a prompt.
 
         Returns:
-            Shape [..., rows, tokens], int64, as the language model takes them: a family of several position axes has
-            them in front. A prompt's positions do not depend on what follows it. Those of padding mean nothing.
+            Shape [rows, tokens], or [axes, rows, tokens] for a language model with several position axes; int64. Those
+            of padding mean nothing.
         """
         ...
 

@@ -27,7 +27,6 @@ from xopd.prompts.conditionings import Conditionings
 from xopd.prompts.vocabulary import describe_difference, open_teacher_tokenizer
 from xopd.scoring import TeacherClient
 from xopd.security import Credentials
-from xopd.service.compute_thread import ComputeThread
 from xopd.service.folders import ensure_writable
 from xopd.streams import DeadLetters, Keys, WorkStream, connect
 from xopd.streams.keys import TRAINER_GROUP
@@ -45,13 +44,14 @@ from xopd_trainer.dispatch.rejected import Refusals
 from xopd_trainer.dispatch.scored_groups import GroupScorer
 from xopd_trainer.evaluation import Evaluator
 from xopd_trainer.held_out import HeldOut
+from xopd_trainer.learning.handle import LearnerHandle
 from xopd_trainer.learning.learner import Learner
 from xopd_trainer.methods import make_method
 from xopd_trainer.probe import Prober
 from xopd_trainer.run import Parts, Run
 from xopd_trainer.state.history import History
 from xopd_trainer.state.lease import TrainerLease, locked_folder
-from xopd_trainer.state.publisher import Publisher
+from xopd_trainer.state.publisher import Publisher, weight_file
 from xopd_trainer.state.records import Records
 from xopd_trainer.state.run_files import RunFiles
 from xopd_trainer.state.status import Status, StatusKeeper
@@ -143,7 +143,7 @@ def _open_models(config: Config) -> tuple[ModelFamily, Any]:
     return family, teacher_tokenizer
 
 
-def _load_learner(config: Config, family: ModelFamily, tracer: Tracer) -> Learner:
+def _load_learner(config: Config, family: ModelFamily, tracer: Tracer) -> LearnerHandle:
     """The policy with its optimiser, the clips' encoder, and the method."""
     encoder = family.load_audio_encoder(getattr(torch, config.student.dtype))
     features = FeatureCache(
@@ -154,13 +154,13 @@ def _load_learner(config: Config, family: ModelFamily, tracer: Tracer) -> Learne
         config.student.features_in_memory_gb,
         one_by_one=config.run.deterministic,
     )
-    return Learner(config, family, features, make_method(config, family.vocabulary.size), tracer)
+    return LearnerHandle(Learner(config, family, features, make_method(config, family.vocabulary.size), tracer))
 
 
 def _parts(
     config: Config,
     items: Sequence[Item],
-    learner: Learner,
+    learner: LearnerHandle,
     conditionings: Conditionings,
     teacher: TeacherClient,
     ledger: Ledger,
@@ -171,8 +171,6 @@ def _parts(
     """The parts of a run, each made of those above it."""
     client, keys, run_id = lease.client, lease.keys, lease.run_id
     retry_policy = RetryPolicy(config.run.stall_timeout_s)
-    family, compute = learner.family, ComputeThread()
-    vocabulary_size = family.output_head(learner.policy).get_parameter("weight").shape[0]
     files = RunFiles(config)
     status = Status(run=config.run.name, steps=config.run.steps)
     records = Records(files, status, metrics, ledger)
@@ -183,7 +181,7 @@ def _parts(
         run_id=run_id,
         run_name=config.run.name,
         student=config.student.path,
-        vocabulary_fingerprint=family.vocabulary.fingerprint,
+        vocabulary_fingerprint=conditionings.family.vocabulary.fingerprint,
         started_at=time.time(),
     )
     uri = store_uri(config)
@@ -191,7 +189,7 @@ def _parts(
         lease,
         WeightStore(uri, run_id, config.weights.keep),
         info,
-        partial(compute.run, learner.weight_file),
+        partial(weight_file, learner),
         retry_policy,
         tracer,
         on_full_disk=metrics.outage_waits.inc,
@@ -210,24 +208,22 @@ def _parts(
         dispatcher,
         ledger,
         run_id,
-        vocabulary_size,
+        learner.vocabulary_size,
         dead,
         # While a group waits for its answer no step is learnt: the policy is the newest version still.
         on_policy_unavailable=publisher.mend,
         on_unreadable=metrics.unreadable.inc,
         on_refused=metrics.refused_answers.inc,
     )
-    history = History(config, family, learner, compute, ledger, files, status, metrics, collector.acknowledge_held)
+    history = History(config, learner, ledger, files, status, metrics, collector.acknowledge_held)
     writer = GroupWriter(config, conditionings, run_id)
-    scorer = GroupScorer(conditionings, teacher, vocabulary_size)
+    scorer = GroupScorer(conditionings, teacher, learner.vocabulary_size)
     refusals = Refusals(dead, metrics.refused_items, config.data.manifest)
     grader = grader_named(config.evals.grader)
     evaluator = Evaluator(writer, dispatcher, conditionings, refusals, config.evals.max_new_tokens, grader)
-    prober = Prober(writer, dispatcher, scorer, learner, compute, config.trainer.overlap_top_k)
+    prober = Prober(writer, dispatcher, scorer, learner, config.trainer.overlap_top_k)
     held_out = HeldOut(config, items, evaluator, prober, teacher, files, status, records)
-    steps = StepRunner(
-        config, writer, dispatcher, teacher, scorer, learner, compute, publisher, ledger, refusals, tracer
-    )
+    steps = StepRunner(config, writer, dispatcher, teacher, scorer, learner, publisher, ledger, refusals, tracer)
     metrics.watch(
         lambda: status.phase == "training",
         lambda: publisher.version,
@@ -236,7 +232,6 @@ def _parts(
     )
     return Parts(
         learner=learner,
-        compute=compute,
         teacher=teacher,
         conditionings=conditionings,
         dispatcher=dispatcher,

@@ -17,14 +17,12 @@ import structlog
 from xopd.data import Item
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import UnscorableError
-from xopd.service.compute_thread import ComputeThread
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.dispatch.groups import GroupWriter
-from xopd_trainer.dispatch.rejected import unusable_clips
 from xopd_trainer.dispatch.scored_groups import GroupScorer
-from xopd_trainer.learning.learner import Learner
+from xopd_trainer.learning.handle import LearnerHandle
 
 log = structlog.get_logger(__name__)
 
@@ -37,8 +35,7 @@ class Prober:
         writer: GroupWriter,
         dispatcher: Dispatcher,
         scorer: GroupScorer,
-        learner: Learner,
-        compute: ComputeThread,
+        learner: LearnerHandle,
         top_k: int,
     ) -> None:
         """Ask the teacher for its `top_k` most probable tokens."""
@@ -46,7 +43,6 @@ class Prober:
         self.dispatcher = dispatcher
         self.scorer = scorer
         self.learner = learner
-        self.compute = compute
         self.top_k = top_k
 
     async def measure(self, version: int, items: Sequence[Item]) -> dict[str, dict[str, Any]]:
@@ -71,7 +67,7 @@ class Prober:
 
         scored = await asyncio.gather(*(_scored(item, group) for item, group in groups))
         scored_groups = [group for group in scored if group is not None]
-        unusable = await self.compute.run(unusable_clips, self.learner.features, scored_groups)
+        unusable = await self.learner.unusable_clips(scored_groups)
         batch = [group for group in scored_groups if group.group_id not in unusable]
-        signals = await self.compute.run(self.learner.measure, batch)
+        signals = await self.learner.measure(batch)
         return {name: collector.summary() for name, collector in signals.items()}

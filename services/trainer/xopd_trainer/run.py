@@ -16,7 +16,6 @@ from xopd.ledger import Ledger
 from xopd.ledger.begun import refuse_changes, write_begun
 from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import ScoringError, TeacherClient
-from xopd.service.compute_thread import ComputeThread
 from xopd.service.lifecycle import end_tasks
 from xopd.weights.store import remove_leftovers
 from xopd_trainer.dispatch.collector import Collector
@@ -24,8 +23,7 @@ from xopd_trainer.dispatch.data_order import DataOrder
 from xopd_trainer.dispatch.dispatcher import Dispatcher
 from xopd_trainer.dispatch.watch import watch
 from xopd_trainer.held_out import HeldOut
-from xopd_trainer.learning.export import export_policy
-from xopd_trainer.learning.learner import Learner
+from xopd_trainer.learning.handle import LearnerHandle
 from xopd_trainer.methods import Preparation
 from xopd_trainer.state.history import History
 from xopd_trainer.state.lease import LeaseLostError, TrainerLease
@@ -48,8 +46,7 @@ STOP_GRACE_S = 60.0
 class Parts:
     """What a run is made of; `assembly.py` puts it together."""
 
-    learner: Learner
-    compute: ComputeThread
+    learner: LearnerHandle
     teacher: TeacherClient
     conditionings: Conditionings
     dispatcher: Dispatcher
@@ -96,7 +93,8 @@ class Run:
         if resume and parts.ledger.newest_step:
             refuse_changes(parts.files.folder, self.config, self.items)
         write_begun(parts.files.folder, self.config, self.items)
-        step = self._done_step = (parts.history.resume if resume else parts.history.begin)(parts.lease.run_id)
+        begin = parts.history.resume if resume else parts.history.begin
+        step = self._done_step = await begin(parts.lease.run_id)
         await parts.lease.acquire(earlier)
         await self._clear_streams()
         await parts.publisher.announce_run()
@@ -159,8 +157,7 @@ class Run:
 
         final = await parts.held_out.score_student("final", step, step)
         self.status.enter("exporting")
-        await parts.compute.run(parts.learner.assert_frozen)
-        await parts.compute.run(export_policy, parts.learner.family, parts.learner.policy, parts.files.export)
+        await parts.learner.export(parts.files.export)
         parts.files.write_summary(
             make_summary(
                 config,

@@ -17,16 +17,15 @@ from xopd.errors import UserError
 from xopd.ledger import Ledger, TrainedGroup, group_content
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import TeacherClient, UnscorableError
-from xopd.service.compute_thread import ComputeThread
 from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import NO_TRACER, Tracer
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.dispatch.groups import GroupWriter
-from xopd_trainer.dispatch.rejected import Fault, Refusals, fault_of, unusable_clips
+from xopd_trainer.dispatch.rejected import Fault, Refusals, fault_of
 from xopd_trainer.dispatch.scored_groups import GroupScorer
-from xopd_trainer.learning.learner import Learner
+from xopd_trainer.learning.handle import LearnerHandle
 from xopd_trainer.methods import Response
 from xopd_trainer.state.publisher import Publisher
 from xopd_trainer.telemetry.step import FinishedStep, StepTelemetry, observed_step
@@ -44,8 +43,7 @@ class StepRunner:
         dispatcher: Dispatcher,
         teacher: TeacherClient,
         scorer: GroupScorer,
-        learner: Learner,
-        compute: ComputeThread,
+        learner: LearnerHandle,
         publisher: Publisher,
         ledger: Ledger,
         refusals: Refusals,
@@ -59,7 +57,6 @@ class StepRunner:
         self.teacher = teacher
         self.scorer = scorer
         self.learner = learner
-        self.compute = compute
         self.publisher = publisher
         self.ledger = ledger
         self.refusals = refusals
@@ -108,7 +105,7 @@ class StepRunner:
             policy_lag = max(t.policy_lag for group in batch for t in group.trajectories)
             with seen.learning(batch):
                 self.learning = True
-                result = await self.compute.run(self.learner.step, step, batch)
+                result = await self.learner.step(step, batch)
                 await self._book(step, trained, policy_lag, result.skipped)
 
             await self.publisher.publish(step)
@@ -190,7 +187,7 @@ class StepRunner:
 
     async def _with_clips(self, batch: Sequence[ScoredGroup]) -> list[ScoredGroup]:
         """The groups whose clips can be read here, too: the learner needs them."""
-        unusable = await self.compute.run(unusable_clips, self.learner.features, batch)
+        unusable = await self.learner.unusable_clips(batch)
         for group in batch:
             if group.group_id in unusable:
                 await self._leave_out(group.group_id, "clip", str(unusable[group.group_id]), group.sampled)

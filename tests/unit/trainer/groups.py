@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from pydantic import TypeAdapter
+from torch import Tensor
 from xopd_trainer.batch import ScoredGroup, ScoredTrajectory
 from xopd_trainer.learning.learner import Learner
+from xopd_trainer.learning.optimiser import optimiser_tensors
 from xopd_trainer.methods import make_method
 
 from xopd.config import Config
@@ -49,6 +51,17 @@ def with_objective(config: Config, objective: dict[str, Any], **sections: dict[s
 def make_learner(config: Config, family: ModelFamily, features: FeatureCache) -> Learner:
     """A learner of the configured method, which needs no preparation."""
     return Learner(config, family, features, make_method(config, family.vocabulary.size))
+
+
+def trained_state(learner: Learner) -> dict[str, Tensor]:
+    """A copy of the trained tensors by hub name."""
+    return {name: tensor.clone() for name, tensor in learner.named_tensors()}
+
+
+def optimiser_state(learner: Learner) -> dict[str, Tensor]:
+    """A copy of Adam's state as it is checkpointed."""
+    tensors = optimiser_tensors(learner.optimiser, learner.family, learner.trained)
+    return {name: tensor.clone() for name, tensor in tensors}
 
 
 def scored(logprobs: np.ndarray, top_k: int = 0, seed: int = 0, vocabulary: int = 200) -> TokenScores:

@@ -6,7 +6,7 @@ import torch
 from xopd_trainer.learning.learner import FrozenPartChangedError
 
 from tests.clips import rules
-from tests.unit.trainer.groups import batch, make_group, make_learner
+from tests.unit.trainer.groups import batch, make_group, make_learner, trained_state
 from tests.unit.trainer.naive import PlainStudent
 from xopd.data.features import FeatureCache
 from xopd.families.tensors import hub_state
@@ -42,10 +42,10 @@ def test_a_loss_that_is_not_finite_changes_nothing(config, family, features):
     group = make_group(family, pb.MODALITY_TEXT, None, 1)
     group.trajectories[0].teacher.logprobs[0] = np.nan
     learner = make_learner(config, family, features)
-    before = learner.trained_state()
+    before = trained_state(learner)
     result = learner.step(1, [group])
     assert result.skipped
-    after = learner.trained_state()
+    after = trained_state(learner)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 

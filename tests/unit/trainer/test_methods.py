@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from xopd_trainer.batch import collate_responses
-from xopd_trainer.learning.optimiser import optimiser_tensors
 from xopd_trainer.methods import PolicyReadout, make_method
 
 from tests.unit.objective.references import entropy, policy_buckets
@@ -17,6 +16,8 @@ from tests.unit.trainer.groups import (
     batch,
     make_group,
     make_learner,
+    optimiser_state,
+    trained_state,
     with_objective,
 )
 from tests.unit.trainer.naive import PlainTeacher
@@ -96,12 +97,12 @@ def test_the_same_run_twice_gives_the_same_bits(config, family, features, clips,
     runs = []
     for _ in range(2):
         learner = make_learner(with_objective(config, objective), family, features)
-        before = learner.trained_state()
+        before = trained_state(learner)
         for step in (1, 2, 3):
             learner.step(step, batch(family, clips, **options))
-        state = learner.trained_state()
+        state = trained_state(learner)
         assert not torch.equal(before["language_model.lm_head.weight"], state["language_model.lm_head.weight"])
-        runs.append({**state, **optimiser_tensors(learner.optimiser, learner.trained)})
+        runs.append({**state, **optimiser_state(learner)})
     first, second = runs
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -117,7 +118,7 @@ def test_lambda_reduces_to_one_modality_bit_for_bit(config, family, features, cl
     result = both.step(1, groups)
     only = alone.step(1, [g for g in groups if g.modality == kept])
     assert result.loss == only.loss == (result.loss_in if kept == pb.MODALITY_TEXT else result.loss_cross)
-    first, second = both.trained_state(), alone.trained_state()
+    first, second = trained_state(both), trained_state(alone)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -141,11 +142,11 @@ def test_a_student_equal_to_the_teacher_learns_nothing(config, family, features,
     # Adam with so large an epsilon steps by the gradient itself.
     plain = {"epsilon": 1.0, "learning_rate": 1.0, "max_grad_norm": None}
     learner = make_learner(with_objective(config, objective, optimiser=plain), family, features)
-    before = learner.trained_state()
+    before = trained_state(learner)
     result = learner.step(1, [teacher.score(group, top_k, on_policy=True) for group in groups])
     assert float(np.abs(result.signals["text"].advantage_values()).max()) < 1e-5
     assert not result.skipped
     assert result.grad_norm < 1e-5
     assert abs(result.loss) < 1e-5
-    after = learner.trained_state()
+    after = trained_state(learner)
     assert max(float((after[name] - before[name]).abs().max()) for name in before) < 1e-5

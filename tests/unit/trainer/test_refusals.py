@@ -5,7 +5,8 @@ from __future__ import annotations
 import soundfile
 import torch
 from xopd_trainer.batch import ScoredGroup
-from xopd_trainer.dispatch.rejected import Refusals, unusable_clips
+from xopd_trainer.dispatch.rejected import Refusals
+from xopd_trainer.learning.learner import unusable_clips
 from xopd_trainer.telemetry.metrics import ITEM_REASONS, TrainerMetrics
 
 from tests.clips import rules, sha256_of, speechlike

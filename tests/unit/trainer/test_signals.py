@@ -7,11 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from xopd_trainer.learning.optimiser import optimiser_tensors
-from xopd_trainer.learning.signals import repetition
+from xopd_trainer.learning.signals import gap_groups, repetition
 
 from tests.unit.objective import references
-from tests.unit.trainer.groups import ALL_TOKENS, CASES, MODALITIES, batch, make_group, make_learner, with_objective
+from tests.unit.trainer.groups import (
+    ALL_TOKENS,
+    CASES,
+    MODALITIES,
+    batch,
+    make_group,
+    make_learner,
+    optimiser_state,
+    trained_state,
+    with_objective,
+)
 from tests.unit.trainer.naive import PlainStudent
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.wire import MODALITY_NAMES
@@ -184,6 +193,17 @@ def test_the_modality_gap_is_the_kl_between_the_two_conditionings(
     assert signals["text"].summary()["modality_gap"] is None
 
 
+def test_the_groups_of_the_gap_are_those_of_the_whole_batch(family, clips):
+    groups = batch(family, clips)
+    spoken = sorted(g.group_id for g in groups if g.modality == pb.MODALITY_SPEECH)
+    assert len(spoken) == 3
+    for order in (groups, groups[::-1], sorted(groups, key=lambda g: g.group_id[::-1])):
+        assert [gap_groups(order, count) for count in (0, 1, 2, 9)] == [
+            frozenset(spoken[:count]) for count in (0, 1, 2, 9)
+        ]
+    assert gap_groups([g for g in groups if g.modality == pb.MODALITY_TEXT], 9) == frozenset()
+
+
 def test_the_modality_gap_is_zero_where_the_prompts_are_one(config, family, features):
     spoken = make_group(family, pb.MODALITY_SPEECH, None, 1)
     spoken = replace(spoken, prompt_token_ids=spoken.text_prompt_token_ids)
@@ -221,7 +241,7 @@ def test_measuring_leaves_weights_optimiser_and_gradients_alone(config, family, 
 
     def state():
         gradients = {f"grad/{name}": p.grad.clone() for name, p in learner.trained.items()}
-        return {**learner.trained_state(), **optimiser_tensors(learner.optimiser, learner.trained), **gradients}
+        return {**trained_state(learner), **optimiser_state(learner), **gradients}
 
     before = state()
     learner.measure(groups)

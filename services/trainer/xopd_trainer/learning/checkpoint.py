@@ -2,7 +2,7 @@
 
 A checkpoint is a folder `step-00000050` of three files; it is written under another name, flushed to disk, and
 renamed. `state.json` names the hashes of the others. So a process that is killed, or a disk that fills up, at any
-moment leaves the checkpoints before it as they were.
+moment leaves the checkpoints before it as they were. Tensors are written, and read, one at a time.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import structlog
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from xopd.errors import UserError
+from xopd.weights.base import NamedTensors
+from xopd.weights.safetensors_file import write_safetensors
 
 log = structlog.get_logger(__name__)
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
@@ -30,21 +31,27 @@ PARTIAL = ".part"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a resumed run goes on from."""
+    """Everything that a resumed run goes on from; the tensors stay in their files until they are asked for."""
 
+    path: Path
     step: int
-    model: dict[str, Tensor]
-    """Trained tensors under hub names."""
-    optimiser: dict[str, Tensor]
     state: dict[str, Any]
     """Counters, as JSON."""
+
+    def model(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained tensors under hub names, one after another."""
+        return _read(self.path / MODEL)
+
+    def optimiser(self) -> Iterator[tuple[str, Tensor]]:
+        """The optimiser's tensors, one after another."""
+        return _read(self.path / OPTIMISER)
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
-    model: Mapping[str, Tensor],
-    optimiser: Mapping[str, Tensor],
+    model: NamedTensors,
+    optimiser: NamedTensors,
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
@@ -58,9 +65,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        _save(model, partial / MODEL)
-        _save(optimiser, partial / OPTIMISER)
-        hashes = {name: _sha256(partial / name) for name in (MODEL, OPTIMISER)}
+        hashes = {MODEL: _write(model, partial / MODEL), OPTIMISER: _write(optimiser, partial / OPTIMISER)}
         text = json.dumps({"step": step, "sha256": hashes, "state": dict(state)}, indent=1)
         (partial / STATE).write_text(text, encoding="utf-8")
         for path in (*partial.iterdir(), partial):
@@ -77,7 +82,7 @@ def save_checkpoint(
     return final
 
 
-def load_newest_checkpoint(folder: Path) -> Checkpoint | None:
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None where there is none at all; damaged ones are skipped, and said.
 
     Raises:
@@ -93,7 +98,10 @@ def load_newest_checkpoint(folder: Path) -> Checkpoint | None:
             for name, expected in about["sha256"].items():
                 if _sha256(path / name) != expected:
                     raise ValueError(f"{name} is not what was written")
-            return Checkpoint(about["step"], load_file(path / MODEL), load_file(path / OPTIMISER), about["state"])
+            for name in (MODEL, OPTIMISER):
+                with safe_open(path / name, framework="pt"):  # reads the header
+                    pass
+            return Checkpoint(path, about["step"], about["state"])
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             problem = f"{path.name}: {error}"
             log.warning("checkpoint skipped", path=str(path), reason=str(error))
@@ -109,11 +117,34 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True)
 
 
-def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        save_file(dict(tensors), path)
-    except SafetensorError as error:  # how the library passes on what the system said
-        raise OSError(f"{path.name} cannot be written ({error})") from None
+def _write(tensors: NamedTensors, path: Path) -> str:
+    """Write a safetensors file; returns its SHA-256."""
+    with path.open("wb") as file:
+        hashed = _HashedWriter(file)
+        write_safetensors(hashed, tensors)
+    return hashed.sha256
+
+
+class _HashedWriter:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._hash.update(data)
+        self._file.write(data)
+
+
+def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(path, framework="pt") as reader:
+        for name in reader.keys():  # noqa: SIM118 (a reader is no mapping)
+            yield name, reader.get_tensor(name)
 
 
 def _sha256(path: Path) -> str:

@@ -6,11 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import nn
 
 from xopd.families import ModelFamily
 from xopd.families.tensors import hub_state
+from xopd.weights.base import TensorsInMemory
+from xopd.weights.safetensors_file import write_safetensors
 
 WEIGHTS = "model.safetensors"
 
@@ -32,8 +33,9 @@ def export_policy(family: ModelFamily, policy: nn.Module, folder: Path) -> Path:
         f"# Trained with X-OPD\n\nBase: `{json.dumps(family.path)[1:-1]}`. See `summary.json` of the run.\n",
         encoding="utf-8",
     )
-    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in hub_state(family, policy).items()}
-    save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+    with (partial / WEIGHTS).open("wb") as file:
+        tensors = TensorsInMemory(dict(sorted(hub_state(family, policy).items())))
+        write_safetensors(file, tensors, {"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return folder

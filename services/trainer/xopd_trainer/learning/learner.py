@@ -1,7 +1,8 @@
 """The learner: recomputes the policy at the responses' tokens, has the method form its loss, and takes one step.
 
-The loss itself is in `xopd_trainer/methods`. The language model trains; tower and adapter stay as they are, which
-`assert_frozen` checks bit for bit.
+The loss itself is in `xopd_trainer/methods`, what is observed beside it in `signals.py`, what is written of it in
+`checkpoint.py` and `export.py`; a run reaches it through `handle.py`. The language model trains; tower and adapter stay
+as they are, which `assert_frozen` checks bit for bit.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from xopd.config import Config
+from xopd.data.audio import AudioError
 from xopd.data.features import FeatureCache
 from xopd.families import ModelFamily
-from xopd.families.tensors import frozen_digest
+from xopd.families.tensors import frozen_digest, hub_names
 from xopd.objective import Head, Totals, combine_modalities, kl_between
 from xopd.telemetry import NO_TRACER, Tracer, child_span
 from xopd.v1 import trajectory_pb2 as pb
+from xopd.weights.base import NamedTensors, TensorsInMemory
 from xopd.wire import MODALITY_NAMES
 from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
 from xopd_trainer.learning.optimiser import learning_rate, make_optimiser
 from xopd_trainer.learning.policy_forward import read_policy, response_hidden
-from xopd_trainer.learning.signals import SignalCollector
+from xopd_trainer.learning.signals import SignalCollector, gap_groups
 from xopd_trainer.methods import Method, PolicyReadout
 
 
@@ -52,17 +54,8 @@ class StepResult:
     """Response tokens by stage: `rollout` those sampled, `teacher` those scored, `trainer` all that were trained on."""
 
 
-@dataclass(frozen=True)
-class WeightFile:
-    """What a weight version holds."""
-
-    data: bytes
-    """A whole safetensors file of tensors under hub names."""
-    tensor_count: int
-
-
 class Learner:
-    """Owns the policy and its optimiser."""
+    """Owns the policy and its optimiser. For one thread."""
 
     def __init__(
         self,
@@ -79,16 +72,22 @@ class Learner:
         self.family = family
         self.features = features
         self.policy: nn.Module = family.load_policy(getattr(torch, config.student.dtype))
-        self.trained: dict[str, nn.Parameter] = {
-            hub: parameter
-            for name, parameter in self.policy.named_parameters()
-            if parameter.requires_grad
-            for hub, _ in family.hub_tensors(name, parameter)
-        }
-        """Trained parameters by hub name."""
+        # Each once, also one that is tied to another.
+        named = self.policy.named_parameters()
+        self.trained: dict[str, nn.Parameter] = {name: p for name, p in named if p.requires_grad}
+        """Trained parameters by the policy's own names."""
         self.optimiser = make_optimiser(config.optimiser, self.trained)
         self.frozen_digest = frozen_digest(family, self.policy)
         """SHA-256 over the frozen tensors, as they were loaded."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Ids that the policy's output head has a row for."""
+        return int(self._head.weight.shape[0])
+
+    def unusable_clips(self, groups: Sequence[ScoredGroup]) -> dict[str, AudioError]:
+        """The speech groups whose clip cannot be read here, by group id."""
+        return unusable_clips(self.features, groups)
 
     def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
         """Take optimiser step `step` (counted from 1) on the scored groups of one batch.
@@ -100,7 +99,7 @@ class Learner:
         signals = self._collectors(groups)
         self.optimiser.zero_grad(set_to_none=True)
 
-        gap_groups = self._gap_groups(groups)
+        gap_ids = gap_groups(groups, self.config.trainer.gap_groups)
         for modality, part, totals in self._micro_batches(groups):
             name = MODALITY_NAMES[modality]
             with child_span(self.tracer, "micro-batch", {"xopd.modality": name, "xopd.groups": len(part)}):
@@ -113,7 +112,7 @@ class Learner:
                 loss.backward()  # type: ignore[no-untyped-call]
                 losses[name] += terms.loss.item()
                 signals[name].add(part, responses, policy, terms.clipped)
-                self._observe_gap(part, responses, hidden, gap_groups, signals[name])
+                self._observe_gap(part, responses, hidden, gap_ids, signals[name])
 
         rate = learning_rate(self.config.optimiser, step, self.config.run.steps)
         grad_norm = self._gradient_norm()
@@ -132,13 +131,13 @@ class Learner:
     def measure(self, groups: Sequence[ScoredGroup]) -> dict[str, SignalCollector]:
         """The signals of scored groups under the present weights, by modality name; nothing is learnt."""
         signals = self._collectors(groups)
-        gap_groups = self._gap_groups(groups)
+        gap_ids = gap_groups(groups, self.config.trainer.gap_groups)
         for modality, part, _ in self._micro_batches(groups):
             responses = collate_responses(part)
             hidden = self._hidden(self._embed(part), responses)
             observed = signals[MODALITY_NAMES[modality]]
             observed.add(part, responses, self._read(hidden, responses))
-            self._observe_gap(part, responses, hidden, gap_groups, observed)
+            self._observe_gap(part, responses, hidden, gap_ids, observed)
         return signals
 
     @torch.inference_mode()
@@ -148,14 +147,9 @@ class Learner:
         values = self._read(self._hidden(self._embed([group]), responses), responses).logprobs
         return [row[kept].numpy() for row, kept in zip(values, responses.mask, strict=True)]
 
-    def weight_file(self) -> WeightFile:
-        """The trained tensors as they are now, for the rollout pods."""
-        tensors = {name: parameter.detach().contiguous() for name, parameter in self.trained.items()}
-        return WeightFile(save(tensors, {"format": "pt"}), len(tensors))
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """A copy of the trained tensors under hub names."""
-        return {name: parameter.detach().clone().contiguous() for name, parameter in self.trained.items()}
+    def named_tensors(self) -> NamedTensors:
+        """The trained tensors as they are now, by hub name and in the hub's shapes; nothing is copied."""
+        return TensorsInMemory(dict(sorted(hub_names(self.family, self.trained).items())))
 
     def assert_frozen(self) -> None:
         """Check that tower and adapter are bit-identical to what was loaded.
@@ -186,24 +180,20 @@ class Learner:
         found = {g.modality for g in groups}
         return {name: SignalCollector() for m, name in MODALITY_NAMES.items() if m in found}
 
-    def _gap_groups(self, groups: Sequence[ScoredGroup]) -> frozenset[str]:
-        spoken = sorted(g.group_id for g in groups if g.modality == pb.MODALITY_SPEECH)
-        return frozenset(spoken[: self.config.trainer.gap_groups])
-
     @torch.no_grad()
     def _observe_gap(
         self,
         groups: Sequence[ScoredGroup],
         responses: ResponseTensors,
         hidden: Tensor,
-        gap_groups: frozenset[str],
+        gap_ids: frozenset[str],
         signals: SignalCollector,
     ) -> None:
         """Note KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) on the tokens of some speech groups; `hidden` is that of all groups."""
-        compared = [group for group in groups if group.group_id in gap_groups]
+        compared = [group for group in groups if group.group_id in gap_ids]
         if not compared:
             return
-        rows = torch.tensor([g.group_id in gap_groups for g in groups for _ in g.trajectories], device=hidden.device)
+        rows = torch.tensor([g.group_id in gap_ids for g in groups for _ in g.trajectories], device=hidden.device)
         given_speech = hidden[rows[:, None].expand_as(responses.mask)[responses.mask]]
         prompts = [self.family.embed_prompt(self.policy, g.text_prompt_token_ids, None) for g in compared]
         given_text = self._hidden(prompts, collate_responses(compared))
@@ -241,6 +231,24 @@ class Learner:
         parameters = list(self.trained.values())
         limit = self.config.optimiser.max_grad_norm or math.inf
         return float(nn.utils.clip_grad_norm_(parameters, limit))
+
+
+def unusable_clips(features: FeatureCache, groups: Sequence[ScoredGroup]) -> dict[str, AudioError]:
+    """The speech groups whose clip cannot be read here, by group id; the other clips are in `features` afterwards."""
+    spoken = {group.group_id: group.audio for group in groups if group.audio is not None}
+    try:
+        features.get_many(list(spoken.values()))
+    except AudioError:
+        return {group_id: error for group_id, clip in spoken.items() if (error := _fault(features, *clip)) is not None}
+    return {}
+
+
+def _fault(features: FeatureCache, uri: str, sha256: str) -> AudioError | None:
+    try:
+        features.get(uri, sha256)
+    except AudioError as error:
+        return error
+    return None
 
 
 def _tokens_by_stage(groups: Sequence[ScoredGroup]) -> dict[str, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from xopd.config.schema import OptimiserSettings
+from xopd.families.base import WeightNames
+from xopd.weights.base import NamedTensors, TensorsInMemory
 
 
 def make_optimiser(settings: OptimiserSettings, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -35,19 +37,52 @@ def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
     return settings.learning_rate
 
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Adam's state as tensors called `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME`."""
+def optimiser_tensors(
+    optimiser: torch.optim.Optimizer, family: WeightNames, parameters: Mapping[str, nn.Parameter]
+) -> NamedTensors:
+    """Adam's state as tensors called `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME`; nothing is copied.
+
+    Args:
+        optimiser: over `parameters`.
+        family: gives the hub's names and shapes, in which the averages are cut as their parameter is. A count of steps
+            goes by the first of them.
+        parameters: the trained ones, by the policy's names.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value.detach().clone()
-    return tensors
+        for field, value in optimiser.state.get(parameter, {}).items():
+            if value.dim() == 0:
+                tensors[f"{field}/{_first(family, name, parameter)}"] = value
+            else:
+                tensors.update({f"{field}/{hub}": view for hub, view in family.hub_tensors(name, value)})
+    return TensorsInMemory(dict(sorted(tensors.items())))
 
 
 def load_optimiser_tensors(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
+    optimiser: torch.optim.Optimizer,
+    family: WeightNames,
+    parameters: Mapping[str, nn.Parameter],
+    tensors: Iterable[tuple[str, Tensor]],
 ) -> None:
-    """Put back what `optimiser_tensors` gave."""
-    for key, value in tensors.items():
-        field, _, name = key.partition("/")
-        optimiser.state[parameters[name]][field] = value.clone()
+    """Put back what `optimiser_tensors` gave, one tensor after another.
+
+    Raises:
+        KeyError: if one belongs to no trained parameter.
+    """
+    owner = {hub: name for name, parameter in parameters.items() for hub, _ in family.hub_tensors(name, parameter)}
+    views: dict[str, Tensor] = {}
+    for key, value in tensors:
+        field, _, hub = key.partition("/")
+        parameter = parameters[owner[hub]]
+        state = optimiser.state[parameter]
+        if value.dim() == 0:
+            state[field] = value.clone()
+            continue
+        if field not in state:
+            state[field] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+            views.update({f"{field}/{hub}": view for hub, view in family.hub_tensors(owner[hub], state[field])})
+        views[key].copy_(value)
+
+
+def _first(family: WeightNames, name: str, parameter: Tensor) -> str:
+    return next(iter(family.hub_tensors(name, parameter)))[0]

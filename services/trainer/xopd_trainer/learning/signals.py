@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xopd.objective import advantages, importance_ratio
+from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ResponseTensors, ScoredGroup
 from xopd_trainer.methods.base import PolicyReadout
 
@@ -102,6 +103,15 @@ class SignalCollector:
             "max": float(ratio.max()),
             "clipped_share": self._mean("clipped"),
         }
+
+
+def gap_groups(groups: Sequence[ScoredGroup], count: int) -> frozenset[str]:
+    """The ids of the at most `count` speech groups of a batch on whose responses the modality gap is measured.
+
+    Of the whole batch, whatever part of it is looked at: on every rank the same groups are measured.
+    """
+    spoken = sorted(group.group_id for group in groups if group.modality == pb.MODALITY_SPEECH)
+    return frozenset(spoken[:count])
 
 
 def repetition(token_ids: NDArray[np.integer[Any]]) -> float:

@@ -6,22 +6,18 @@ newest whole checkpoint is taken back in the ledger and in the records, and done
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import structlog
 
 from xopd.config import Config
 from xopd.errors import UserError
-from xopd.families import ModelFamily
-from xopd.families.tensors import load_hub_state
 from xopd.ledger import Ledger, LedgerError
-from xopd.service.compute_thread import ComputeThread
 from xopd.streams.retry import RetryPolicy
-from xopd_trainer.learning.checkpoint import Checkpoint, load_newest_checkpoint, save_checkpoint
-from xopd_trainer.learning.learner import Learner
-from xopd_trainer.learning.optimiser import load_optimiser_tensors, optimiser_tensors
+from xopd_trainer.learning.checkpoint import Checkpoint, newest_checkpoint
+from xopd_trainer.learning.handle import LearnerHandle
 from xopd_trainer.state.run_files import RunFiles
 from xopd_trainer.state.status import Status
 from xopd_trainer.telemetry.metrics import TrainerMetrics
@@ -35,9 +31,7 @@ class History:
     def __init__(
         self,
         config: Config,
-        family: ModelFamily,
-        learner: Learner,
-        compute: ComputeThread,
+        learner: LearnerHandle,
         ledger: Ledger,
         files: RunFiles,
         status: Status,
@@ -46,9 +40,7 @@ class History:
     ) -> None:
         """Nothing is read yet. `acknowledge` is called when a checkpoint holds every step taken so far."""
         self.config = config
-        self.family = family
         self.learner = learner
-        self.compute = compute
         self.ledger = ledger
         self.files = files
         self.status = status
@@ -65,7 +57,7 @@ class History:
         """Seconds that the run has taken, earlier lives included."""
         return self._wall_before + time.monotonic() - self._began
 
-    def begin(self, run_id: str) -> int:
+    async def begin(self, run_id: str) -> int:
         """Begin a life at the base; returns its step, 0.
 
         Raises:
@@ -79,27 +71,21 @@ class History:
         self.ledger.begin_life(run_id, 0)
         return 0
 
-    def resume(self, run_id: str) -> int:
+    async def resume(self, run_id: str) -> int:
         """Begin a life at the newest whole checkpoint, or at the base without any; returns its step.
 
         Raises:
             UserError: if no checkpoint is whole, or the newest is not of the ledger's history.
         """
-        checkpoint = load_newest_checkpoint(self.files.checkpoints)
+        checkpoint = await asyncio.to_thread(newest_checkpoint, self.files.checkpoints)
         if checkpoint is None:
             self.ledger.begin_life(run_id, 0)
             self.files.forget_after(0)
             self.files.event(0, "resumed", "from the base: there is no checkpoint yet")
             return 0
         self._assert_of_this_history(checkpoint)
-        if checkpoint.state.get("frozen", self.learner.frozen_digest) != self.learner.frozen_digest:
-            raise UserError(
-                f"student.path {self.config.student.path}: its audio tower or adapter is not the one that"
-                f" {self.files.folder} was trained with; give that checkpoint, or begin the run anew."
-            )
+        await self.learner.load(checkpoint)
         self.ledger.begin_life(run_id, checkpoint.step)
-        load_hub_state(self.family, self.learner.policy, checkpoint.model.items())
-        load_optimiser_tensors(self.learner.optimiser, self.learner.trained, checkpoint.optimiser)
         self._wall_before = float(checkpoint.state["wall_s"])
         self.files.forget_after(checkpoint.step)
         for record in self.files.records():
@@ -140,27 +126,15 @@ class History:
 
     async def checkpoint(self, step: int) -> None:
         """Write one of step `step`, the newest; then its trajectories can go. Raises OSError on a full disk."""
-        await self.compute.run(self.learner.assert_frozen)
         state = {
             "content": self.ledger.content_of(step).hex(),
             "wall_s": self.wall_s,
             "seconds": self.status.seconds,
             "run": self.config.run.name,
-            "frozen": self.learner.frozen_digest,
         }
-        await self.compute.run(self._save, step, state)
+        await self.learner.save(self.files.checkpoints, step, state, self.config.run.keep_checkpoints)
         self.checkpointed_step, self.due = step, False
         await self.acknowledge()
-
-    def _save(self, step: int, state: dict[str, Any]) -> None:
-        save_checkpoint(
-            self.files.checkpoints,
-            step,
-            self.learner.trained_state(),
-            optimiser_tensors(self.learner.optimiser, self.learner.trained),
-            state,
-            self.config.run.keep_checkpoints,
-        )
 
     def _assert_of_this_history(self, checkpoint: Checkpoint) -> None:
         try:
