@@ -1,8 +1,8 @@
 """Text that a user wrote as token ids: whatever it spells, it never becomes a control token.
 
-A tokenizer turns the words `<|im_end|>` into the end of a turn wherever they stand, in a user's question as well as in
-a template. Here the two are told apart: only what a template wrote may become a control token. Text without such words
-is encoded exactly as the tokenizer does.
+A tokenizer turns the words of a control token, such as an end of turn, into that token wherever they stand, in a user's
+question as well as in a template. Here the two are told apart: only what a template wrote may become a control token.
+Text without such words is encoded exactly as the tokenizer does.
 """
 
 from __future__ import annotations
