@@ -183,6 +183,7 @@ class Listening:
         assert [(s.name, s.shape, s.dtype) for s in specs] == [
             (name, tuple(tensor.shape), "float32") for name, tensor in self.found
         ]
+        self.places = {tensor.data_ptr() for _, tensor in tensors}
         self.thread = threading.current_thread().name
         return pb.WeightManifest(version=version)
 
@@ -197,6 +198,7 @@ async def test_a_version_is_the_trained_tensors_sent_from_the_learners_thread(co
         name for name in hub_state(family, learner.policy) if not family.is_frozen(name)
     }
     assert sender.thread.startswith("compute")
+    assert sender.places == {parameter.data_ptr() for parameter in learner.trained.values()}  # nothing was copied
 
 
 def test_schedules():
