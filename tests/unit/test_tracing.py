@@ -293,7 +293,7 @@ async def test_a_group_that_is_given_up_says_why(traced) -> None:
     refusals: Any = SimpleNamespace(newest="")
     learner: Any = SimpleNamespace(method=SimpleNamespace(teacher_top_k=0))
     config = Config.model_validate({"student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"manifest": "m"}})
-    steps = StepRunner(config, *[nothing] * 4, learner, *[nothing] * 3, refusals, traced.tracer)
+    steps = StepRunner(config, *[nothing] * 4, learner, *[nothing] * 2, refusals, traced.tracer)
     future: asyncio.Future[pb.TrajectoryGroup] = asyncio.get_running_loop().create_future()
     future.set_exception(GroupFailedError("the clip is missing"))
     with step_telemetry.observed_step(traced.tracer, teacher, lambda: 2, 3, {}) as seen:
