@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from google.protobuf.message import Message
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from xopd.wire import (
     decode_trajectory_group,
     decode_weight_manifest,
     limits,
+    policy_versions,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -346,3 +348,23 @@ def test_the_page_names_every_limit():
             row = re.search(rf"\| `{name}` \| ([\d,.]+) \|", page)
             assert row is not None, f"docs/INPUT.md lacks {name}"
             assert float(row[1].replace(",", "")) == value
+
+
+@pytest.mark.parametrize("value", [np.nextafter(np.float32(1e-3), np.float32(0)), -1e-45, -9e29])
+def test_logprobs_up_to_the_bounds_are_read(value):
+    assert decode_trajectory_group(trajectories(logprobs=[-1.0, value]).SerializeToString())
+
+
+@pytest.mark.parametrize("value", [np.float32(1e-3), -1e30, -np.inf, np.inf, np.nan])
+@pytest.mark.parametrize("position", [0, 1])
+def test_logprobs_from_the_bounds_on_are_refused(value, position):
+    logprobs = [-1.0, -1.0]
+    logprobs[position] = value
+    refused(decode_trajectory_group, trajectories(logprobs=logprobs), "impossible logprob")
+
+
+def test_the_versions_of_a_group_are_its_oldest_and_newest():
+    group = trajectories(rows=3)
+    for row, versions in zip(group.trajectories, ([4, 5], [2**50, 3], [7, 7]), strict=True):
+        row.policy_versions[:] = versions
+    assert policy_versions(group) == (3, 2**50)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,9 @@ GENESIS = bytes(32)
 """What the first step names as the one before it."""
 
 
-def group_content(group_id: str, responses: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None]]) -> bytes:
+def group_content(
+    group_id: str, responses: Sequence[tuple[NDArray[np.integer[Any]], NDArray[np.float32] | None]]
+) -> bytes:
     """Hash of a group's responses, 32 bytes.
 
     Args:

@@ -66,7 +66,7 @@ def read_generated(
     tokens = len(response.token_ids)
     if not 1 <= tokens <= request.max_new_tokens:
         raise BadAnswerError(f"at most {request.max_new_tokens} tokens were asked for, {tokens} came")
-    token_ids = np.fromiter(response.token_ids, dtype=np.int32)
+    token_ids = np.asarray(response.token_ids, dtype=np.int32)
     if token_ids.min() < 0 or token_ids.max() >= vocabulary_size:
         raise BadAnswerError(f"a generated token id lies outside the vocabulary of {vocabulary_size}")
     return GeneratedResponse(token_ids, _logprobs("the generated response", response.logprobs, tokens))
@@ -75,7 +75,7 @@ def read_generated(
 def _read_one(where: str, tokens: int, top_k: int, vocabulary_size: int, score: pb.ResponseLogprobs) -> TokenScores:
     if len(score.top_token_ids) != tokens * top_k:
         raise BadAnswerError(f"{where}: {tokens * top_k} top tokens were asked for, {len(score.top_token_ids)} came")
-    top_token_ids = np.fromiter(score.top_token_ids, dtype=np.int32)
+    top_token_ids = np.asarray(score.top_token_ids, dtype=np.int32)
     outside = top_token_ids[(top_token_ids < 0) | (top_token_ids >= vocabulary_size)]
     if len(outside):
         raise BadAnswerError(
@@ -90,7 +90,7 @@ def _read_one(where: str, tokens: int, top_k: int, vocabulary_size: int, score: 
 
 
 def _logprobs(where: str, values: Sequence[float], expected: int) -> NDArray[np.float32]:
-    found = np.fromiter(values, dtype=np.float32)
+    found = np.asarray(values, dtype=np.float32)
     if len(found) != expected:
         raise BadAnswerError(f"{where}: {expected} log-probabilities were wanted, {len(found)} came")
     wrong = found[~is_logprob(found)]

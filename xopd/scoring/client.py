@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+import numpy as np
 import structlog
 from numpy.typing import ArrayLike
 from tenacity import (
@@ -370,4 +371,5 @@ def _parts(prompt_tokens: int, responses: list[pb.TokenSequence], limits: pb.Lim
 
 
 def _as_ints(values: ArrayLike | Sequence[int]) -> list[int]:
-    return [int(value) for value in values]  # type: ignore[union-attr, arg-type]
+    ids: list[int] = np.asarray(values, dtype=np.int64).tolist()
+    return ids

@@ -15,6 +15,7 @@ from xopd.wire.messages import (
     decode_run_info,
     decode_trajectory_group,
     decode_weight_manifest,
+    policy_versions,
 )
 from xopd.wire.scores import TokenScores
 
@@ -31,4 +32,5 @@ __all__ = [
     "decode_run_info",
     "decode_trajectory_group",
     "decode_weight_manifest",
+    "policy_versions",
 ]

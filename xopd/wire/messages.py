@@ -9,6 +9,7 @@ import math
 import re
 from typing import TypeVar
 
+import numpy as np
 from google.protobuf.message import DecodeError, Message
 
 from xopd.v1 import trajectory_pb2 as pb
@@ -88,7 +89,7 @@ def _check_prompt_group(group: pb.PromptGroup) -> None:
     _need(group.purpose in (pb.PURPOSE_TRAIN, pb.PURPOSE_EVAL), f"unknown purpose {group.purpose}")
     _need(len(group.prompt_token_ids) > 0, f"{where} has an empty prompt")
     _need_at_most(len(group.prompt_token_ids), limits.MAX_PROMPT_TOKENS, f"{where}: prompt tokens")
-    _need(min(group.prompt_token_ids) >= 0, f"{where} has a negative token id")
+    _need(np.asarray(group.prompt_token_ids, np.int32).min() >= 0, f"{where} has a negative token id")
     _need(len(group.seeds) > 0, f"{where} has no seeds: its length is the number of responses")
     _need_at_most(len(group.seeds), limits.MAX_RESPONSES, f"{where}: responses asked for")
     _need(sampling.max_new_tokens > 0, f"{where} asks for no tokens")
@@ -141,8 +142,17 @@ def _check_trajectory(trajectory: pb.Trajectory, position: int, where: str) -> N
     _need(len(trajectory.logprobs) == n, f"{where} has {n} tokens but {len(trajectory.logprobs)} logprobs")
     _need(len(trajectory.policy_versions) == n, f"{where} lacks the policy version of some tokens")
     _need(trajectory.finish_reason != pb.FINISH_REASON_UNSPECIFIED, f"{where} does not say why it ended")
-    _need(min(trajectory.token_ids) >= 0, f"{where} has a negative token id")
-    _need(all(-1e30 < value <= 1e-3 for value in trajectory.logprobs), f"{where} has an impossible logprob")
+    _need(np.asarray(trajectory.token_ids, np.int32).min() >= 0, f"{where} has a negative token id")
+    logprobs = np.asarray(trajectory.logprobs, np.float32)
+    # NaN is the least and the greatest, and fails. Compared in double precision: 1e-3 is no float32.
+    possible = float(logprobs.min()) > -1e30 and float(logprobs.max()) <= 1e-3
+    _need(possible, f"{where} has an impossible logprob")
+
+
+def policy_versions(group: pb.TrajectoryGroup) -> tuple[int, int]:
+    """The oldest and the newest policy version that sampled a token of a decoded, answered group."""
+    versions = [np.asarray(trajectory.policy_versions, np.int64) for trajectory in group.trajectories]
+    return min(int(each.min()) for each in versions), max(int(each.max()) for each in versions)
 
 
 def decode_weight_manifest(data: bytes) -> weights_pb2.WeightManifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -107,8 +107,8 @@ def _check_protocol(version: int) -> None:
         raise _invalid("protocol is missing")
 
 
-def _ids(field: str, values: Iterable[int], info: EngineInfo) -> Ids:
-    ids = np.fromiter(values, dtype=np.int64)
+def _ids(field: str, values: Sequence[int], info: EngineInfo) -> Ids:
+    ids = np.asarray(values, dtype=np.int64)
     if len(ids) == 0:
         raise _invalid(f"{field} is empty")
     size = info.vocabulary.size

@@ -21,7 +21,7 @@ Floats = NDArray[np.float32]
 class ScoredTrajectory:
     """One response y with the log-probabilities of its tokens that the method asked for."""
 
-    token_ids: NDArray[np.int64]
+    token_ids: NDArray[np.int32]
     """Shape [tokens], end-of-turn included when it was sampled."""
     behaviour_logprobs: Floats | None
     """log π_b(y_t | x_m, y_<t), shape [tokens]; None where the policy did not sample it."""
@@ -81,11 +81,12 @@ def collate_responses(groups: Sequence[ScoredGroup]) -> ResponseTensors:
     behaviour = [row.behaviour_logprobs for row in rows if row.behaviour_logprobs is not None]
     scores = [row.teacher for row in rows if row.teacher is not None]
     scored = len(scores) == len(rows)
+    lengths = torch.tensor([len(row.token_ids) for row in rows])
     return ResponseTensors(
-        token_ids=_padded([row.token_ids for row in rows], torch.int64),
-        mask=_padded([np.ones(len(row.token_ids)) for row in rows], torch.bool),
-        behaviour_logprobs=_padded(behaviour, torch.float32) if len(behaviour) == len(rows) else None,
-        teacher_logprobs=_padded([score.logprobs for score in scores], torch.float32) if scored else None,
+        token_ids=_padded([row.token_ids for row in rows], np.int64),
+        mask=torch.arange(int(lengths.max())) < lengths[:, None],
+        behaviour_logprobs=_padded(behaviour, np.float32) if len(behaviour) == len(rows) else None,
+        teacher_logprobs=_padded([score.logprobs for score in scores], np.float32) if scored else None,
         teacher_top=_top(scores) if scored and all(score.top_token_ids.size for score in scores) else None,
         per_group=tuple(len(group.trajectories) for group in groups),
     )
@@ -93,11 +94,15 @@ def collate_responses(groups: Sequence[ScoredGroup]) -> ResponseTensors:
 
 def _top(scores: Sequence[TokenScores]) -> TeacherTop:
     return TeacherTop(
-        _padded([score.top_token_ids for score in scores], torch.int64),
-        _padded([score.top_logprobs for score in scores], torch.float32),
-        _padded([score.tail_logprobs for score in scores], torch.float32),
+        _padded([score.top_token_ids for score in scores], np.int64),
+        _padded([score.top_logprobs for score in scores], np.float32),
+        _padded([score.tail_logprobs for score in scores], np.float32),
     )
 
 
-def _padded(rows: Sequence[NDArray[np.generic]], dtype: torch.dtype) -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence([torch.as_tensor(row).to(dtype) for row in rows], batch_first=True)
+def _padded(rows: Sequence[NDArray[np.generic]], dtype: type[np.generic]) -> Tensor:
+    """Rows of shape [tokens, ...] as one tensor [rows, tokens, ...], padded with 0."""
+    padded = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype)
+    for to, row in zip(padded, rows, strict=True):
+        to[: len(row)] = row
+    return torch.from_numpy(padded)

@@ -68,7 +68,7 @@ def test_a_target_is_the_items_text_and_the_end_of_turn(family):
     items = make_items(2, targets={"foreign": "une réponse"})
     for style, text in (("response", items[1].response), ("foreign", "une réponse")):
         tokens = ReferenceResponses(items, style, conditionings)["i1"]
-        assert tokens.dtype == np.int64
+        assert tokens.dtype == np.int32
         assert family.tokenizer.decode(tokens[:-1]) == text
         assert tokens[-1] == family.stop_token_ids[0]
 
@@ -145,7 +145,7 @@ async def test_the_teachers_responses_are_asked_for_once_and_kept(prepared, fami
     assert [record["id"] for record in records] == [item.id for item in items]
     for item, record in zip(items, records, strict=True):
         response = method.response(1, item)
-        assert response.dtype == np.int64
+        assert response.dtype == np.int32
         assert response.tolist() == record["token_ids"] == method.response(9, item).tolist()
         assert record["text"] == family.tokenizer.decode(record["token_ids"][:-1])
 

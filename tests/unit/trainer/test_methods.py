@@ -91,6 +91,30 @@ def test_wider_padding_changes_nothing_whatever_it_holds(config, family, clips, 
     assert float(gradients[0][~narrow.mask].abs().sum()) == 0.0
 
 
+def test_responses_are_padded_to_the_longest_with_zeros(family, clips):
+    groups = batch(family, clips, top_k=5)
+    rows = [row for group in groups for row in group.trajectories]
+    found = collate_responses(groups)
+    assert found.teacher_top is not None
+    longest = max(len(row.token_ids) for row in rows)
+    assert found.per_group == (3,) * 6 and found.mask.shape == (18, longest) and found.mask.dtype == torch.bool
+    fields = {
+        found.token_ids: (torch.int64, lambda row: row.token_ids),
+        found.behaviour_logprobs: (torch.float32, lambda row: row.behaviour_logprobs),
+        found.teacher_logprobs: (torch.float32, lambda row: row.teacher.logprobs),
+        found.teacher_top.token_ids: (torch.int64, lambda row: row.teacher.top_token_ids),
+        found.teacher_top.logprobs: (torch.float32, lambda row: row.teacher.top_logprobs),
+        found.teacher_top.tail_logprobs: (torch.float32, lambda row: row.teacher.tail_logprobs),
+    }
+    for tensor, (dtype, values) in fields.items():
+        assert tensor.dtype == dtype and tensor.is_contiguous()
+        for i, row in enumerate(rows):
+            n = len(row.token_ids)
+            assert tensor[i, :n].tolist() == values(row).tolist()
+            assert not tensor[i, n:].any()
+            assert found.mask[i].tolist() == [True] * n + [False] * (longest - n)
+
+
 @EVERY
 def test_the_same_run_twice_gives_the_same_bits(config, family, features, clips, case):
     objective, options = CASES[case]

@@ -266,4 +266,16 @@ def test_measuring_leaves_weights_optimiser_and_gradients_alone(config, family, 
     ],
 )
 def test_repetition_is_the_share_of_four_grams_seen_before(ids, share):
-    assert repetition(np.array(ids, dtype=np.int64)) == pytest.approx(share)
+    for kind in (np.int32, np.int64):
+        assert repetition(np.array(ids, dtype=kind)) == pytest.approx(share)
+
+
+def test_repetition_is_that_of_sets_of_tuples():
+    rng = np.random.default_rng(0)
+    for low, high in ((0, 2), (0, 3), (2**31 - 4, 2**31 - 1), (0, 152_000)):
+        for n in rng.integers(4, 600, 30):
+            row = rng.integers(low, high, n, dtype=np.int32)
+            ids = row.tolist()
+            grams = [tuple(ids[i : i + 4]) for i in range(len(ids) - 3)]
+            assert repetition(row) == 1.0 - len(set(grams)) / len(grams)
+            assert row.tolist() == ids

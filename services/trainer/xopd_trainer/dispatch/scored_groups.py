@@ -34,7 +34,7 @@ class GroupScorer:
             UnscorableError: if the teacher refuses these responses or answers wrongly, after all attempts.
             ScoringError: if the teacher cannot be reached, after all attempts.
         """
-        responses = [np.asarray(t.token_ids, dtype=np.int64) for t in answer.trajectories]
+        responses = [np.asarray(t.token_ids, dtype=np.int32) for t in answer.trajectories]
         scores = await self._scores(item, responses, group.group_id, top_k)
         return self._group(
             item,
@@ -46,7 +46,7 @@ class GroupScorer:
                     behaviour_logprobs=np.asarray(t.logprobs, dtype=np.float32),
                     teacher=score,
                     truncated=t.finish_reason == pb.FINISH_REASON_LENGTH,
-                    policy_lag=version - min(t.policy_versions),
+                    policy_lag=version - int(np.asarray(t.policy_versions, dtype=np.int64).min()),
                 )
                 for t, tokens, score in zip(answer.trajectories, responses, scores, strict=True)
             ],

@@ -22,6 +22,8 @@ from xopd_trainer.methods.base import PolicyReadout
 
 NGRAM = 4
 """Length of the n-grams whose repeats count as repetition (seq-rep-4 of Welleck et al., arXiv 1908.04319)."""
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""Of the polynomial hash of an n-gram, modulo 2^64: odd, its bits without a pattern (2^64 by the golden ratio)."""
 Floats = NDArray[np.float32]
 
 
@@ -56,10 +58,10 @@ class SignalCollector:
             self._keep("clipped", clipped, mask)
         if policy.overlap is not None:
             self._keep("top_k_overlap", policy.overlap, mask)
-        for trajectory in (t for group in groups for t in group.trajectories):
-            self._lengths.append(len(trajectory.token_ids))
-            self._truncated.append(trajectory.truncated)
-            self._repetition.append(repetition(trajectory.token_ids))
+        rows = [trajectory for group in groups for trajectory in group.trajectories]
+        self._lengths += [len(row.token_ids) for row in rows]
+        self._truncated += [row.truncated for row in rows]
+        self._repetition += [repetition(row.token_ids) for row in rows]
 
     def add_gap(self, divergence: Tensor) -> None:
         """Add KL(π_θ(·|x_s) ‖ π_θ(·|x_t)) of the tokens of speech responses, shape [tokens], in nats."""
@@ -115,10 +117,19 @@ def gap_groups(groups: Sequence[ScoredGroup], count: int) -> frozenset[str]:
 
 
 def repetition(token_ids: NDArray[np.integer[Any]]) -> float:
-    """Share of a response's n-grams that occurred in it before; 0 where it is shorter than one."""
-    ids = token_ids.tolist()
-    grams = [tuple(ids[i : i + NGRAM]) for i in range(len(ids) - NGRAM + 1)]
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+    """Share of a response's n-grams that occurred in it before; 0 where it is shorter than one.
+
+    N-grams are told apart by a 64-bit hash of theirs: two different ones are taken for the same once in 2^64 pairs.
+    """
+    count = len(token_ids) - NGRAM + 1
+    if count < 1:
+        return 0.0
+    ids = token_ids.astype(np.uint64)
+    hashes = ids[:count]
+    for offset in range(1, NGRAM):
+        hashes = hashes * MULTIPLIER + ids[offset : offset + count]
+    hashes.sort()
+    return 1.0 - (1 + int(np.count_nonzero(hashes[1:] != hashes[:-1]))) / count
 
 
 def _spread(values: Floats) -> dict[str, float]:

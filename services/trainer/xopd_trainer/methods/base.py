@@ -19,7 +19,7 @@ from xopd.prompts.conditionings import Conditionings, target_text
 from xopd.scoring import TeacherClient
 from xopd_trainer.batch import ResponseTensors
 
-Response = NDArray[np.int64]
+Response = NDArray[np.int32]
 """Token ids of a response, shape [tokens], end-of-turn included."""
 
 
@@ -122,7 +122,7 @@ class ReferenceResponses:
         Raises:
             UnusablePromptError: if the tokenizer cannot write it as text.
         """
-        return np.asarray(self._conditionings.target(self._items[item_id], self._style), dtype=np.int64)
+        return np.asarray(self._conditionings.target(self._items[item_id], self._style), dtype=np.int32)
 
 
 async def check_top_k(teacher: TeacherClient, top_k: int, wanted_by: str) -> None:

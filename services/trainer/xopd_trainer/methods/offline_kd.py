@@ -83,7 +83,7 @@ class OfflineKd:
         """The teacher's response."""
         if item.id in self._refused:
             raise UnusablePromptError(self._refused[item.id])
-        return np.asarray(self._responses[item.id], dtype=np.int64)
+        return np.asarray(self._responses[item.id], dtype=np.int32)
 
     def loss(self, policy: PolicyReadout, responses: ResponseTensors, totals: Totals) -> LossTerms:
         """The negative log-likelihood."""

@@ -16,7 +16,7 @@ from xopd.scoring import TeacherClient
 from xopd.telemetry import Tracer, child_span, context_from, failed, finished_span, traceparent_of
 from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import trajectory_pb2 as pb
-from xopd.wire import MODALITY_NAMES
+from xopd.wire import MODALITY_NAMES, policy_versions
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.learning.learner import StepResult
 from xopd_trainer.telemetry.transport import TransportTimes
@@ -77,7 +77,7 @@ class StepTelemetry:
         finally:
             self._last_answer = max(self._last_answer, time.monotonic())
         self._transport.arrived(answer)
-        newest, oldest = self.newest_version(), min(min(t.policy_versions) for t in answer.trajectories)
+        newest, (oldest, _) = self.newest_version(), policy_versions(answer)
         self._in_flight = max(self._in_flight, newest - oldest)
         self._in_queue = max(self._in_queue, self.step - 1 - newest)
         note_answer(self.tracer, span, answer)

@@ -7,6 +7,7 @@ several machines are compared, so the figures are as good as their clocks agree.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -22,12 +23,14 @@ class TransportTimes:
         self.teacher = teacher
         self._dispatched_at = time.time()
         self._before = self._counters()
-        self._answers: list[pb.TrajectoryGroup] = []
+        self._first_started = math.inf
+        self._last_finished = -math.inf
         self._last_arrival = self._dispatched_at
 
     def arrived(self, answer: pb.TrajectoryGroup) -> None:
         """Note an answer that has just come."""
-        self._answers.append(answer)
+        self._first_started = min(self._first_started, answer.started_at)
+        self._last_finished = max(self._last_finished, answer.finished_at)
         self._last_arrival = time.time()
 
     def summary(self) -> dict[str, float]:
@@ -36,10 +39,10 @@ class TransportTimes:
         return {"redis": self._redis(), "grpc": max(0.0, seconds / calls) if calls else 0.0}
 
     def _redis(self) -> float:
-        if not self._answers:
+        if self._first_started == math.inf:
             return 0.0
-        there = min(answer.started_at for answer in self._answers) - self._dispatched_at
-        back = self._last_arrival - max(answer.finished_at for answer in self._answers)
+        there = self._first_started - self._dispatched_at
+        back = self._last_arrival - self._last_finished
         return max(0.0, there) + max(0.0, back)
 
     def _counters(self) -> Sequence[float]:
