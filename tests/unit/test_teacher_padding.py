@@ -65,7 +65,7 @@ def holed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("logits_at_once", [2**26, 3 * ROWS, 1])
 def test_padding_is_nobodys_token(engine, reference, monkeypatch, logits_at_once) -> None:
     """However few positions are read at a time; and up to all tokens but one, which are the tail."""
-    monkeypatch.setattr(readout, "LOGITS_AT_ONCE", {"cpu": logits_at_once, "cuda": logits_at_once})
+    monkeypatch.setattr(readout, "LOGITS_AT_ONCE", logits_at_once)
     monkeypatch.setattr(readout, "LEAST_TOKENS", 1)
     pairs = ragged(np.random.default_rng(0), 8, vocabulary=TOKENS)
     items = [ScoreItem(tuple(p), tuple(r), k) for (p, r), k in zip(pairs, [0, 1, 7, TOKENS - 1] * 2, strict=True)]

@@ -27,9 +27,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**26}
-"""Logits of a chunk, by device: 16 MiB in float32 fit a cache; a GPU multiplies 256 MiB at full speed, 441 tokens of
-152k logits, where 64 tokens would have it wait for the head's weights."""
+LOGITS_AT_ONCE = 2**26
+"""Logits of a chunk, 256 MiB in float32: 441 tokens of 152k logits, enough arithmetic for each look at the head."""
+LOGITS_AT_ONCE_ON_CPU = 2**22
+"""The same for the learner on a CPU, whose memory holds gradients and the optimiser's state besides: 16 MiB."""
 LEAST_TOKENS = 64
 """Fewer tokens a chunk would read the head's weights once for too little arithmetic."""
 
@@ -133,12 +134,12 @@ def read_top(head: Head, hidden: Tensor, token_ids: Tensor, top_k: int, chunk_to
         hidden: states that predict the tokens, shape [n, hidden size].
         token_ids: y, shape [n], int64.
         top_k: k, below the vocabulary's size; 0 leaves all to the tail.
-        chunk_tokens: as in `read_tokens`.
+        chunk_tokens: tokens read at a time; by default as many as `LOGITS_AT_ONCE` allows.
     """
     n, dtype = len(hidden), torch.float64 if hidden.dtype == torch.float64 else torch.float32
     logprobs, buckets = hidden.new_empty(n, dtype=dtype), hidden.new_empty(n, top_k + 1, dtype=dtype)
     top_token_ids = token_ids.new_empty(n, top_k)
-    for part in _parts(n, chunk_tokens or _tokens_at_once(head)):
+    for part in _parts(n, chunk_tokens or _tokens_at_once(head, LOGITS_AT_ONCE)):
         normalised = torch.log_softmax(head.logits(hidden[part]), dim=-1)
         logprobs[part] = normalised.gather(-1, token_ids[part, None])[:, 0]
         top_token_ids[part] = normalised.topk(top_k, dim=-1).indices
@@ -270,8 +271,9 @@ def _of_logits(
     return gradient.addcmul_(rest, of_buckets[:, -1:])
 
 
-def _tokens_at_once(head: Head) -> int:
-    logits = LOGITS_AT_ONCE.get(head.weight.device.type, LOGITS_AT_ONCE["cuda"])
+def _tokens_at_once(head: Head, logits: int | None = None) -> int:
+    if logits is None:
+        logits = LOGITS_AT_ONCE_ON_CPU if head.weight.device.type == "cpu" else LOGITS_AT_ONCE
     return max(LEAST_TOKENS, logits // head.weight.shape[0])
 
 
