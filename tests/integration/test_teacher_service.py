@@ -1,4 +1,4 @@
-"""A real teacher process and the real client: exact scores, streams, refusals, and the endpoints around them."""
+"""A real teacher process and the real client: exact scores, streams, rejections, and the endpoints around them."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ shown.status = trainer_status()
 console = Console(width=100, force_terminal=True)
 console.print(render(shown, 100))
 view = PlainView(console, shown)
-view.report(shown.status)
+view.refresh()
 """
 
 

@@ -290,10 +290,10 @@ async def test_a_group_sent_once_more_says_why(traced, tmp_path) -> None:
 async def test_a_group_that_is_given_up_says_why(traced) -> None:
     nothing: Any = None
     teacher: Any = SimpleNamespace(counters=Counters())
-    refusals: Any = SimpleNamespace(newest="")
+    rejections: Any = SimpleNamespace(newest="")
     learner: Any = SimpleNamespace(method=SimpleNamespace(teacher_top_k=0))
     config = Config.model_validate({"student": {"path": "s"}, "teacher": {"path": "t"}, "data": {"manifest": "m"}})
-    steps = StepRunner(config, *[nothing] * 4, learner, *[nothing] * 2, refusals, traced.tracer)
+    steps = StepRunner(config, *[nothing] * 4, learner, *[nothing] * 2, rejections, traced.tracer)
     future: asyncio.Future[pb.TrajectoryGroup] = asyncio.get_running_loop().create_future()
     future.set_exception(GroupFailedError("the clip is missing"))
     with step_telemetry.observed_step(traced.tracer, teacher, lambda: 2, 3, {}) as seen:
@@ -302,7 +302,7 @@ async def test_a_group_that_is_given_up_says_why(traced) -> None:
             pass
         assert await steps._sampled(3, nothing, group, future, seen) is None
     (ended,) = traced.spans("group")
-    assert refusals.newest == "the clip is missing"
+    assert rejections.newest == "the clip is missing"
     assert (ended.status.is_ok, ended.status.description) == (False, "the clip is missing")
 
 

@@ -31,8 +31,8 @@ def print_audit(console: Console, run: str, audit: Audit) -> None:
     table.add_row(f"+ {audit.dead:,}", "dead-lettered")
     table.add_row(f"+ {audit.open:,}", "under way")
     table.add_row(f"+ {audit.lost:,}", "lost", style="red" if audit.lost else "")
-    if audit.brought:
-        table.add_row(f"{audit.brought:,}", "further groups trained on responses that were brought along")
+    if audit.supplied:
+        table.add_row(f"{audit.supplied:,}", "further groups trained on supplied responses")
     console.print(table)
     for heading, counts in (("sent again", audit.sent_again), ("answers dropped", audit.dropped)):
         parts = [f"{n:,} {CAUSES[kind]}" for kind, n in counts.items()]

@@ -115,7 +115,7 @@ class TeacherSettings(Section):
     token_budget: PositiveInt = Field(16384, description="Most tokens in one forward pass.")
     max_queue: PositiveInt = Field(512, description="Requests waiting; beyond that, RESOURCE_EXHAUSTED.")
     batch_window_ms: Annotated[float, Field(ge=0.0)] = Field(
-        2.0, description="How long a batch waits for company (milliseconds)."
+        2.0, description="How long a batch waits for more requests (milliseconds)."
     )
     max_top_k: NonNegativeInt = Field(64, description="Largest top-k a request may ask for.")
     max_responses: PositiveInt = Field(256, description="Most responses in one request.")

@@ -58,7 +58,7 @@ class FeatureCache:
 
         With `one_by_one` a clip's features do not depend, in their last bits, on the clips encoded with it.
         """
-        # Apart from clips that were encoded in company, whose last bits differ.
+        # Apart from clips that were encoded together, whose last bits differ.
         self.folder = Path(folder) / (encoder.fingerprint[:16] + ("-alone" if one_by_one else ""))
         self.folder.mkdir(parents=True, exist_ok=True)
         self.encoder = encoder

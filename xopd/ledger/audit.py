@@ -36,7 +36,7 @@ class Audit:
     """Of the step that is not finished."""
     lost: int = 0
     """Of finished steps, without an outcome."""
-    brought: int = 0
+    supplied: int = 0
     """Trained groups whose responses nobody sampled."""
     trajectories_trained: int = 0
     dispatches: int = 0
@@ -110,7 +110,7 @@ def _count(database: sqlite3.Connection) -> Audit:
         dead=_one(f"SELECT count(*) {live} AND outcome = 'dead'"),
         open=_one(f"SELECT count(*) {live} AND outcome = 'open' AND step > {newest}"),
         lost=_one(f"SELECT count(*) {live} AND outcome = 'open' AND step <= {newest}"),
-        brought=_one("SELECT count(*) FROM groups WHERE outcome = 'trained' AND dispatches = 0"),
+        supplied=_one("SELECT count(*) FROM groups WHERE outcome = 'trained' AND dispatches = 0"),
         trajectories_trained=_one(f"SELECT sum(responses) {live} AND outcome = 'trained'"),
         dispatches=_one("SELECT sum(dispatches) FROM groups"),
         undone=_one("SELECT count(*) FROM groups WHERE outcome = 'undone'"),

@@ -38,7 +38,7 @@ class TrainedGroup:
     """See `group_content`."""
     responses: int
     sampled: bool
-    """Whether it was dispatched; else its responses were brought along."""
+    """Whether it was dispatched; else its responses were supplied."""
 
 
 class LedgerUnavailableError(OSError):
@@ -160,7 +160,7 @@ class Ledger:
         else:
             self.accounts.stale_dropped += responses
 
-    def buried(self, group_id: str, reason: str) -> None:
+    def dead_lettered(self, group_id: str, reason: str) -> None:
         """An open group is given up: dead-lettered, with the reason."""
         with self._transaction() as database:
             n = self._change_open(database, group_id, "outcome = 'dead', reason = ?", reason)

@@ -20,7 +20,7 @@ CREATE TABLE IF NOT EXISTS groups (
     life INTEGER NOT NULL REFERENCES lives,
     step INTEGER NOT NULL,
     responses INTEGER NOT NULL,
-    dispatches INTEGER NOT NULL,           -- 0: the responses were brought along, nothing was sent
+    dispatches INTEGER NOT NULL,           -- 0: the responses were supplied, nothing was sent
     outcome TEXT NOT NULL CHECK (outcome IN ('open', 'trained', 'dead', 'undone')),
     content BLOB,                          -- of a trained group
     reason TEXT,                           -- of a dead-lettered group

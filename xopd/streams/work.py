@@ -122,7 +122,7 @@ class WorkStream:
         pipe.xack(self.key, self.group, *entry_ids)
         pipe.xdel(self.key, *entry_ids)
 
-    async def bury(self, claim: Claim, dead: DeadLetters, reason: str) -> None:
+    async def dead_letter(self, claim: Claim, dead: DeadLetters, reason: str) -> None:
         """Make the entry a dead letter and acknowledge it, both or neither."""
         pipe = self.client.pipeline(transaction=True)
         dead.add_in(pipe, self.key, claim.data, reason)

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 QUEUE = 16_384
 """Most spans that wait to be sent: several steps of 512 groups, some tens of MB at worst."""
 DELAY_MS = 1_000
-"""How long a span waits for company (milliseconds)."""
+"""How long a span waits for others (milliseconds)."""
 BATCH = 512
 """Spans sent together."""
 EXPORT_LOG, QUEUE_LOG = "opentelemetry.exporter", "opentelemetry.sdk._shared_internal"

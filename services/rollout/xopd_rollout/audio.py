@@ -127,7 +127,7 @@ class FeatureInput:
         try:
             return list(self.cache.get_many([(clip.uri, clip.sha256) for clip in clips]))
         except AudioError:
-            # One bad clip must not fail its company.
+            # One bad clip must not fail those encoded with it.
             return [self._encode_one(clip) for clip in clips]
         except Exception as error:
             return [error for _ in clips]

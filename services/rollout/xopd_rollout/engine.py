@@ -78,7 +78,7 @@ def engine_args(config: Config) -> AsyncEngineArgs:
     else:
         options["gpu_memory_utilization"] = rollout.gpu_memory_utilization
     if config.run.deterministic:
-        # One sequence in every forward pass, from its first token: company changes the last bits of a sum.
+        # One sequence in every forward pass, from its first token: what shares a batch changes the last bits of a sum.
         options |= {"max_num_seqs": 1, "enable_prefix_caching": False}
     # Left to itself, vLLM would unpickle a .bin file where there is no other.
     return AsyncEngineArgs(load_format="safetensors", **options)

@@ -204,7 +204,7 @@ class Worker:
         try:
             async for attempt in self._delivering.attempts("moving an entry to the dead letters"):
                 with attempt:
-                    await self.prompts.bury(claim, self.dead, reason)
+                    await self.prompts.dead_letter(claim, self.dead, reason)
         except OUTAGES as error:
             log.error("entry not moved", error=str(error))
 

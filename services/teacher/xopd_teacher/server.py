@@ -46,7 +46,7 @@ async def serve(
     """Run one teacher pod with `credentials` until `stop` is set and what it accepted is answered.
 
     `tracing` is entered once the engine is up, which may fork. With `one_by_one` no two requests share a forward pass:
-    company changes the last bits of a sum.
+    what shares a batch changes the last bits of a sum.
 
     Raises:
         UserError: for a checkpoint, an engine or a port that cannot be used.

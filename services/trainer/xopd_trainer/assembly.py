@@ -40,7 +40,7 @@ from xopd.wire import PROTOCOL
 from xopd_trainer.dispatch.collector import Collector
 from xopd_trainer.dispatch.dispatcher import Dispatcher
 from xopd_trainer.dispatch.groups import GroupWriter
-from xopd_trainer.dispatch.rejected import Refusals
+from xopd_trainer.dispatch.rejected import Rejections
 from xopd_trainer.dispatch.scored_groups import GroupScorer
 from xopd_trainer.evaluation import Evaluator
 from xopd_trainer.held_out import HeldOut
@@ -218,12 +218,12 @@ def _parts(
     history = History(config, learner, ledger, files, status, metrics, collector.acknowledge_held)
     writer = GroupWriter(config, conditionings, run_id)
     scorer = GroupScorer(conditionings, teacher, learner.vocabulary_size)
-    refusals = Refusals(dead, metrics.refused_items, config.data.manifest)
+    rejections = Rejections(dead, metrics.refused_items, config.data.manifest)
     grader = grader_named(config.evals.grader)
-    evaluator = Evaluator(writer, dispatcher, conditionings, refusals, config.evals.max_new_tokens, grader)
+    evaluator = Evaluator(writer, dispatcher, conditionings, rejections, config.evals.max_new_tokens, grader)
     prober = Prober(writer, dispatcher, scorer, learner, config.trainer.overlap_top_k)
     held_out = HeldOut(config, items, evaluator, prober, teacher, files, status, records)
-    steps = StepRunner(config, writer, dispatcher, teacher, scorer, learner, publisher, ledger, refusals, tracer)
+    steps = StepRunner(config, writer, dispatcher, teacher, scorer, learner, publisher, ledger, rejections, tracer)
     metrics.watch(
         lambda: status.phase == "training",
         lambda: publisher.version,

@@ -1,4 +1,4 @@
-"""What the learner trains on: groups of responses, scored or brought along, and how they become tensors."""
+"""What the learner trains on: groups of responses, scored or supplied, and how they become tensors."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class ScoredTrajectory:
 
     @property
     def sampled(self) -> bool:
-        """Whether the policy sampled it; else the item, or the teacher, brought it."""
+        """Whether the policy sampled it; else the item, or the teacher, supplied it."""
         return self.behaviour_logprobs is not None
 
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """The responses to one item in one modality: all sampled, or all brought along."""
+    """The responses to one item in one modality: all sampled, or all supplied."""
 
     group_id: str
     modality: pb.Modality

@@ -20,19 +20,19 @@ from xopd.scoring import TeacherClient, UnscorableError
 from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
 from xopd_trainer.dispatch.groups import GroupWriter
-from xopd_trainer.dispatch.rejected import Refusals, fault_of
+from xopd_trainer.dispatch.rejected import Rejections, fault_of
 
 
 class PodAsker:
     """Asks one policy version, greedily, through the dispatcher and the rollout pods."""
 
     def __init__(
-        self, writer: GroupWriter, dispatcher: Dispatcher, refusals: Refusals, label: str, step: int, version: int
+        self, writer: GroupWriter, dispatcher: Dispatcher, rejections: Rejections, label: str, step: int, version: int
     ) -> None:
         """Ask policy `version`; `label` and `step` tell the groups of one evaluation from those of another."""
         self.writer = writer
         self.dispatcher = dispatcher
-        self.refusals = refusals
+        self.rejections = rejections
         self.label = label
         self.step = step
         self.version = version
@@ -48,7 +48,7 @@ class PodAsker:
         try:
             return self.writer.evaluation(self.label, self.step, item, question.modality, self.version)
         except UnusablePromptError as error:
-            await self.refusals.note(item.id, "prompt", str(error))
+            await self.rejections.note(item.id, "prompt", str(error))
             return Answer(fault=str(error))
 
     async def _answer(
@@ -75,18 +75,18 @@ class Evaluator:
         writer: GroupWriter,
         dispatcher: Dispatcher,
         conditionings: Conditionings,
-        refusals: Refusals,
+        rejections: Rejections,
         max_new_tokens: int,
         grader: Grader,
     ) -> None:
-        """Ask through `dispatcher`, with groups of `writer`; tell `refusals` of items that cannot be asked.
+        """Ask through `dispatcher`, with groups of `writer`; tell `rejections` of items that cannot be asked.
 
         Answers have `max_new_tokens` at most; `grader` says which are right.
         """
         self.writer = writer
         self.dispatcher = dispatcher
         self.conditionings = conditionings
-        self.refusals = refusals
+        self.rejections = rejections
         self.max_new_tokens = max_new_tokens
         self.grader = grader
 
@@ -102,7 +102,7 @@ class Evaluator:
             f"the {label} evaluation",
             items,
             PARTS,
-            PodAsker(self.writer, self.dispatcher, self.refusals, label, step, version),
+            PodAsker(self.writer, self.dispatcher, self.rejections, label, step, version),
             self.grader,
             self.conditionings.text_of,
             lambda item: self.asked(item, version),
@@ -133,4 +133,4 @@ class Evaluator:
         return item_digest(item, self.max_new_tokens, version, *graded)
 
     async def _note_rejected(self, item: Item, error: UnusablePromptError | UnscorableError) -> None:
-        await self.refusals.note(item.id, fault_of(error), str(error))
+        await self.rejections.note(item.id, fault_of(error), str(error))

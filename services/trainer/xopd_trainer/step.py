@@ -23,7 +23,7 @@ from xopd.v1 import trajectory_pb2 as pb
 from xopd_trainer.batch import ScoredGroup
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError
 from xopd_trainer.dispatch.groups import GroupWriter
-from xopd_trainer.dispatch.rejected import Fault, Refusals, fault_of
+from xopd_trainer.dispatch.rejected import Fault, Rejections, fault_of
 from xopd_trainer.dispatch.scored_groups import GroupScorer
 from xopd_trainer.learning.handle import LearnerHandle
 from xopd_trainer.methods import Response
@@ -46,7 +46,7 @@ class StepRunner:
         learner: LearnerHandle,
         publisher: Publisher,
         ledger: Ledger,
-        refusals: Refusals,
+        rejections: Rejections,
         tracer: Tracer = NO_TRACER,
     ) -> None:
         """Put the parts together."""
@@ -59,7 +59,7 @@ class StepRunner:
         self.learner = learner
         self.publisher = publisher
         self.ledger = ledger
-        self.refusals = refusals
+        self.rejections = rejections
         self.retry_policy = RetryPolicy(config.run.stall_timeout_s)
         self.tracer = tracer
         self.learning = False
@@ -96,7 +96,7 @@ class StepRunner:
             batch = await self._with_clips(batch)
             if not batch:
                 raise UserError(
-                    f"no item of step {step} could be trained on; the last reason was: {self.refusals.newest};"
+                    f"no item of step {step} could be trained on; the last reason was: {self.rejections.newest};"
                     " see the dead letters and the pods' logs, put it right, then resume."
                 )
 
@@ -120,7 +120,7 @@ class StepRunner:
                 supplied[item.id] = self.method.response(step, item)
             except UnusablePromptError as error:
                 for modality in self._modalities:
-                    await self.refusals.note(self.writer.training_id(step, item, modality), "prompt", str(error))
+                    await self.rejections.note(self.writer.training_id(step, item, modality), "prompt", str(error))
         return supplied
 
     async def _write(self, step: int, items: Sequence[Item]) -> list[pb.PromptGroup]:
@@ -131,7 +131,7 @@ class StepRunner:
                 try:
                     groups.append(self.writer.training(step, item, modality, step - 1))
                 except UnusablePromptError as error:
-                    await self.refusals.note(self.writer.training_id(step, item, modality), "prompt", str(error))
+                    await self.rejections.note(self.writer.training_id(step, item, modality), "prompt", str(error))
         return groups
 
     async def _score(
@@ -167,7 +167,7 @@ class StepRunner:
                 with seen.scoring(span):
                     return await self.scorer.sampled(item, group, sampled, step - 1, self._top_k or 0)
             except GroupFailedError as error:
-                self.refusals.newest = str(error)  # counted and noted by the pod that said so
+                self.rejections.newest = str(error)  # counted and noted by the pod that said so
             except (UnscorableError, UnusablePromptError) as error:
                 await self._leave_out(group.group_id, fault_of(error), str(error), in_ledger=True)
         return None
@@ -182,7 +182,7 @@ class StepRunner:
             with seen.scoring():
                 return await self.scorer.supplied(item, modality, group_id, response, self._top_k)
         except (UnscorableError, UnusablePromptError) as error:
-            await self.refusals.note(group_id, fault_of(error), str(error))
+            await self.rejections.note(group_id, fault_of(error), str(error))
             return None
 
     async def _with_clips(self, batch: Sequence[ScoredGroup]) -> list[ScoredGroup]:
@@ -195,9 +195,9 @@ class StepRunner:
 
     async def _leave_out(self, group_id: str, fault: Fault, reason: str, in_ledger: bool) -> None:
         """Leave an answered group out of the step; a supplied response is in the ledger only once it is trained."""
-        await self.refusals.note(group_id, fault, reason)
+        await self.rejections.note(group_id, fault, reason)
         if in_ledger:
-            await self.retry_policy.write_ledger(lambda: self.ledger.buried(group_id, reason))
+            await self.retry_policy.write_ledger(lambda: self.ledger.dead_lettered(group_id, reason))
 
     async def _book(self, step: int, groups: Sequence[TrainedGroup], lag: int, skipped: bool) -> None:
         """Have the ledger say what became of the groups."""

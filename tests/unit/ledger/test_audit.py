@@ -24,7 +24,7 @@ def run(tmp_path):
     take(ledger, 2, "2a", "2b")
     ledger.dispatched(3, {"3a": 4, "3b": 4})
     ledger.sent_again(["3a"], "overdue", "silent")
-    ledger.buried("3b", "clip 3b.flac is missing")
+    ledger.dead_lettered("3b", "clip 3b.flac is missing")
     ledger.trained(3, [group("3a")], 0)
     for step in (2, 3):
         folder = tmp_path / "checkpoints" / f"step-{step:08d}"

@@ -30,7 +30,7 @@ def test_a_step_from_dispatch_to_its_books(ledger):
     assert ledger.accounts.under_way == 8
     ledger.sent_again(["a"], "stale", "the wrong version", responses=4)
     ledger.dropped("a", "duplicate", 4, "answered")
-    ledger.buried("b", "no audio")
+    ledger.dead_lettered("b", "no audio")
     content = ledger.trained(1, [group("a")], 0)
     assert content == step_content(GENESIS, 1, {"a": group("a").content})
     counts = ledger.accounts.as_json()
@@ -63,12 +63,12 @@ def test_nothing_is_trained_twice(ledger):
 
 def test_what_was_given_up_or_never_sent_is_not_trained(ledger):
     ledger.dispatched(1, {"a": 4})
-    ledger.buried("a", "no audio")
+    ledger.dead_lettered("a", "no audio")
     with pytest.raises(LedgerError, match="it is dead"):
         ledger.trained(1, [group("a")], 0)
     with pytest.raises(LedgerError, match="it is unknown"):
         ledger.trained(1, [group("never sent")], 0)
-    for action in (lambda: ledger.buried("a", "again"), lambda: ledger.sent_again(["a"], "stale", "")):
+    for action in (lambda: ledger.dead_lettered("a", "again"), lambda: ledger.sent_again(["a"], "stale", "")):
         with pytest.raises(LedgerError, match="not under way"):
             action()
 
@@ -88,7 +88,7 @@ def test_a_step_out_of_order_is_refused(ledger):
         ledger.trained(2, [group("a")], 0)
 
 
-def test_brought_responses_are_trained_without_a_dispatch(ledger):
+def test_supplied_responses_are_trained_without_a_dispatch(ledger):
     ledger.trained(1, [group("a", sampled=False)], 0)
     assert ledger.accounts.dispatched == ledger.accounts.trained == 0
     with pytest.raises(LedgerError, match="it is trained"):

@@ -45,9 +45,9 @@ class Histories(RuleBasedStateMachine):
 
     @precondition(lambda self: self.of_outcome("open"))
     @rule(data=strategies.data())
-    def bury(self, data):
+    def dead_letter(self, data):
         name = data.draw(strategies.sampled_from(self.of_outcome("open")))
-        self.ledger.buried(name, "no audio")
+        self.ledger.dead_lettered(name, "no audio")
         self.outcome[name] = "dead"
 
     @precondition(lambda self: self.outcome)

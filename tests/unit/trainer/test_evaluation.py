@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import Counter
 from xopd_trainer.dispatch.dispatcher import GroupFailedError, PolicyMissingError
 from xopd_trainer.dispatch.groups import GroupWriter
-from xopd_trainer.dispatch.rejected import Refusals
+from xopd_trainer.dispatch.rejected import Rejections
 from xopd_trainer.evaluation import Evaluator
 from xopd_trainer.state.run_files import RunFiles
 
@@ -64,10 +64,10 @@ STOP, LENGTH = pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
 def evaluator(config, family):
     def _make(answers: dict[str, Any], grader: str = "final_answer") -> Evaluator:
         conditionings = Conditionings(family, family.tokenizer, config.rollout.max_model_len)
-        refusals = Refusals(Dead(), Counter("refused", "", ["reason"], registry=None), "items.jsonl")
+        rejections = Rejections(Dead(), Counter("refused", "", ["reason"], registry=None), "items.jsonl")
         writer = GroupWriter(config, conditionings, "run")
         longest, grader = config.evals.max_new_tokens, grader_named(grader)
-        return Evaluator(writer, Dispatcher(family, answers), conditionings, refusals, longest, grader)
+        return Evaluator(writer, Dispatcher(family, answers), conditionings, rejections, longest, grader)
 
     return _make
 

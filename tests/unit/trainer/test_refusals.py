@@ -5,7 +5,7 @@ from __future__ import annotations
 import soundfile
 import torch
 from xopd_trainer.batch import ScoredGroup
-from xopd_trainer.dispatch.rejected import Refusals
+from xopd_trainer.dispatch.rejected import Rejections
 from xopd_trainer.learning.learner import unusable_clips
 from xopd_trainer.telemetry.metrics import ITEM_REASONS, TrainerMetrics
 
@@ -50,9 +50,9 @@ class NoRedis:
 
 async def test_a_refusal_is_counted_even_while_redis_is_away() -> None:
     metrics = TrainerMetrics()
-    refusals = Refusals(DeadLetters(NoRedis(), "dead", "run"), metrics.refused_items, "items.jsonl")
+    rejections = Rejections(DeadLetters(NoRedis(), "dead", "run"), metrics.refused_items, "items.jsonl")
     for fault in ITEM_REASONS:
-        await refusals.note("item", fault, f"for its {fault}")
+        await rejections.note("item", fault, f"for its {fault}")
         series = metrics.registry.get_sample_value("xopd_trainer_refused_items_total", {"reason": fault})
         assert series == 1
-    assert refusals.newest == "for its teacher"
+    assert rejections.newest == "for its teacher"

@@ -10,7 +10,7 @@ from xopd.v1 import trajectory_pb2 as pb
 
 
 @pytest.mark.parametrize("ends", [True, False])
-async def test_a_response_brought_along_is_truncated_where_it_has_no_end(family, ends):
+async def test_a_supplied_response_is_truncated_where_it_has_no_end(family, ends):
     """A teacher's response may have been cut at its limit."""
     conditionings = Conditionings(family, family.tokenizer, 512)
     [item] = make_items(1)

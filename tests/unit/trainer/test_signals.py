@@ -222,13 +222,13 @@ def test_neither_gap_nor_overlap_where_they_are_left_out(config, family, feature
 def test_what_a_method_does_not_have_is_null_and_all_is_json(config, family, features, clips, case):
     objective, options = CASES[case]
     learner = make_learner(setting(config, objective), family, features)
-    brought, top_k = not options.get("sampled", True), options.get("top_k", 0) > 0
+    supplied, top_k = not options.get("sampled", True), options.get("top_k", 0) > 0
     for name, collector in learner.step(1, batch(family, clips, **options)).signals.items():
         summary = collector.summary()
         assert json.loads(json.dumps(summary, allow_nan=False)) == summary
         for key in ("advantage", "kl", "ratio", "teacher_mass"):
-            assert (summary[key] is None) == brought, key
-        assert (summary["nll"] is not None) == (brought or "mixed" in options)
+            assert (summary[key] is None) == supplied, key
+        assert (summary["nll"] is not None) == (supplied or "mixed" in options)
         assert (summary["top_k_overlap"] is not None) == top_k
         assert (summary["modality_gap"] is not None) == (name == "speech")
         assert summary["entropy"] > 0

@@ -149,7 +149,7 @@ class Collector:
             if fault is None:
                 await self.trajectories.acknowledge([claim.entry_id])
             else:
-                await self.trajectories.bury(claim, self.dead, fault)
+                await self.trajectories.dead_letter(claim, self.dead, fault)
         except OUTAGES as error:
             # It stays in the stream until the next life clears it; the entries read with it must not wait for that.
             log.warning("an entry is not acknowledged", error=str(error))

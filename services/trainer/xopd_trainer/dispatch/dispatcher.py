@@ -128,7 +128,7 @@ class Dispatcher:
         self.last_progress = time.monotonic()
         log.warning("group given up", group=group_id, reason=reason)
         if entry.group.purpose == pb.PURPOSE_TRAIN:
-            await self._book(lambda: self.ledger.buried(group_id, reason))
+            await self._book(lambda: self.ledger.dead_lettered(group_id, reason))
         if not entry.future.done():
             entry.future.set_exception(error(reason))
 

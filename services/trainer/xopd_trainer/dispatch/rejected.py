@@ -21,7 +21,7 @@ def fault_of(error: UnscorableError | UnusablePromptError) -> Fault:
     return "teacher" if isinstance(error, UnscorableError) else "prompt"
 
 
-class Refusals:
+class Rejections:
     """Takes note of what is left out."""
 
     def __init__(self, dead: DeadLetters, counter: Counter, manifest: str) -> None:
