@@ -56,9 +56,9 @@ class Receiver:
         """Spans by name, of one service where one is given."""
         return [span for span in list(self.spans) if span.name == name and span.service.endswith(service)]
 
-    def wait_for(self, found: Callable[[], bool], patience_s: float = 30.0) -> None:
+    def wait_for(self, found: Callable[[], bool], retry_limit_s: float = 30.0) -> None:
         """Wait until `found`; spans come a moment after their work."""
-        deadline = time.monotonic() + patience_s
+        deadline = time.monotonic() + retry_limit_s
         while not found():
             assert time.monotonic() < deadline, f"spans missing among {sorted({s.name for s in self.spans})}"
             time.sleep(0.05)

@@ -32,7 +32,7 @@ def trial(prompts: list[list[int]] | None = None, top_k: int = 0, max_new_tokens
 async def outcome_of(*teachers: Any, **options: Any) -> SelfTest:
     """One self-test of `teachers`, which are processes or hostile ones."""
     endpoints = [getattr(teacher, "grpc", None) or teacher.address for teacher in teachers]
-    async with TeacherClient(endpoints, patience_s=10.0) as client:
+    async with TeacherClient(endpoints, retry_limit_s=10.0) as client:
         await client.verify(STUDENT)
         return await self_test(client, trial(**options))
 

@@ -57,7 +57,7 @@ SPOILS = {
 
 
 def client_of(*teachers, **settings):
-    return TeacherClient([t.address for t in teachers], **{"attempts": 4, "patience_s": 20.0, **settings})
+    return TeacherClient([t.address for t in teachers], **{"attempts": 4, "retry_limit_s": 20.0, **settings})
 
 
 @pytest.mark.parametrize("spoil", SPOILS, ids=lambda spoil: spoil.__name__)
@@ -98,7 +98,11 @@ async def test_a_teacher_that_says_itself_that_it_has_nan() -> None:
 
 
 async def test_a_pod_swapped_for_another_vocabulary_behind_the_same_address() -> None:
-    async with HostileTeacher() as swapped, HostileTeacher() as good, client_of(swapped, good, patience_s=3) as client:
+    async with (
+        HostileTeacher() as swapped,
+        HostileTeacher() as good,
+        client_of(swapped, good, retry_limit_s=3) as client,
+    ):
         await client.verify(STUDENT)
         await client.score([1], [[2]], "r")
         swapped.vocabulary = vocabulary_of(make_tokenizer("<|tool|>"))

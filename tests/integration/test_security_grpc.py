@@ -59,7 +59,7 @@ async def serving(credentials: Credentials, port: int = 0) -> AsyncIterator[int]
 
 async def ask(port: int, credentials: Credentials, host: str = "127.0.0.1") -> int:
     """What a trainer's client learns from the teacher, or its exception."""
-    async with TeacherClient([f"{host}:{port}"], patience_s=1.5, credentials=credentials) as client:
+    async with TeacherClient([f"{host}:{port}"], retry_limit_s=1.5, credentials=credentials) as client:
         return await client.max_top_k()
 
 
@@ -109,7 +109,9 @@ async def test_a_token_alone(token):
 async def test_the_wrong_token_is_told_at_once(token):
     async with serving(Credentials(TOKEN)) as port:
         async with asyncio.timeout(20):
-            async with TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, credentials=Credentials(token)) as client:
+            async with TeacherClient(
+                [f"127.0.0.1:{port}"], retry_limit_s=3600, credentials=Credentials(token)
+            ) as client:
                 with pytest.raises(
                     UserError, match=rf"teacher 127\.0\.0\.1:{port}: .*the same security\.token"
                 ) as caught:
@@ -122,7 +124,7 @@ async def test_the_wrong_token_is_told_at_once(token):
 
 async def test_a_token_that_changes_on_the_way_is_told(pki):
     async with serving(Credentials(TOKEN)) as port:
-        client = TeacherClient([f"127.0.0.1:{port}"], patience_s=3600, credentials=Credentials(TOKEN))
+        client = TeacherClient([f"127.0.0.1:{port}"], retry_limit_s=3600, credentials=Credentials(TOKEN))
         await client.__aenter__()
         assert await client.max_top_k() == 7
     async with serving(Credentials("the-token-that-came-after"), port), asyncio.timeout(30):

@@ -57,7 +57,7 @@ async def score_all(client, pairs):
 async def test_kill_9_and_restart_on_the_same_port_under_load(start, naive) -> None:
     teacher = start(token_budget=256)  # small batches, so that work is under way for a while
     pairs = ragged(np.random.default_rng(0), 300)
-    async with TeacherClient([teacher.grpc], attempts=3, patience_s=90.0) as client:
+    async with TeacherClient([teacher.grpc], attempts=3, retry_limit_s=90.0) as client:
         await client.verify(vocabulary_of(make_tokenizer()))
         load = asyncio.create_task(score_all(client, pairs))
         while client.counters.calls < 30:
@@ -150,7 +150,7 @@ async def test_a_swamped_teacher_says_when_to_come_back_and_all_get_through(smal
     for error in refused:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert 50 <= int(dict(error.trailing_metadata())["retry-after-ms"]) <= 5000
-    async with TeacherClient([small.grpc], attempts=2, patience_s=60.0) as client:
+    async with TeacherClient([small.grpc], attempts=2, retry_limit_s=60.0) as client:
         assert_right(naive, pairs, await score_all(client, pairs))
     assert small.metric('xopd_teacher_requests_total{method="score",outcome="resource_exhausted"}') >= len(refused)
 

@@ -120,7 +120,7 @@ def nan(_, response):
 
 
 async def test_a_pod_that_comes_back_with_other_weights() -> None:
-    async with HostileTeacher() as swapped, TeacherClient([swapped.address], patience_s=5.0) as client:
+    async with HostileTeacher() as swapped, TeacherClient([swapped.address], retry_limit_s=5.0) as client:
         swapped.probe = PROBE
         await client.verify(STUDENT)
         swapped.probe, swapped.spoil = [-5.0] * 4, nan  # after a bad answer it is asked anew who it is

@@ -34,7 +34,7 @@ def teacher(tmp_path_factory, checkpoint):
 
 @pytest.fixture
 async def client(teacher):
-    async with TeacherClient([teacher.grpc], patience_s=20.0) as opened:
+    async with TeacherClient([teacher.grpc], retry_limit_s=20.0) as opened:
         yield opened
 
 
@@ -188,13 +188,13 @@ async def test_a_context_too_short_is_told_at_the_start(client) -> None:
 
 
 async def test_an_unreachable_teacher_is_one_sentence() -> None:
-    async with TeacherClient(["127.0.0.1:9", "no-such-host.invalid:7100"], patience_s=1.0) as client:
+    async with TeacherClient(["127.0.0.1:9", "no-such-host.invalid:7100"], retry_limit_s=1.0) as client:
         with pytest.raises(UserError) as error:
             await client.verify(vocabulary_of(make_tokenizer()))
     sentence = str(error.value)
     assert "no teacher answered within 1 s" in sentence and "\n" not in sentence
     assert "127.0.0.1:9: unavailable" in sentence and "no-such-host.invalid:7100: the name cannot" in sentence
-    async with TeacherClient(["127.0.0.1:9"], patience_s=1.0) as client:
+    async with TeacherClient(["127.0.0.1:9"], retry_limit_s=1.0) as client:
         with pytest.raises(TeacherUnreachableError):
             await client.score([1], [[2]], "r")
 

@@ -121,7 +121,7 @@ class TeacherSettings(Section):
     max_responses: PositiveInt = Field(256, description="Most responses in one request.")
     deadline_s: PositiveFloat = Field(60.0, description="Deadline of one call (seconds).")
     attempts: PositiveInt = Field(8, description="Tries of one call before the trainer gives up.")
-    patience_s: PositiveFloat = Field(
+    retry_limit_s: PositiveFloat = Field(
         90.0, description="No call is given up before this long, however often it failed: a pod may restart (seconds)."
     )
     threads: NonNegativeInt = Field(1, description="CPU threads of the engine; 0 leaves the default.")

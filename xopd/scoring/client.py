@@ -1,4 +1,4 @@
-"""The teacher client: scores and generates on whichever pods there are, and tries again until patience ends.
+"""The teacher client: scores and generates on whichever pods there are, and tries again up to a limit.
 
 Every call is idempotent: a repeated one gives the same answer and changes nothing.
 """
@@ -89,7 +89,7 @@ class TeacherClient:
         *,
         deadline_s: float = 60.0,
         attempts: int = 8,
-        patience_s: float = 90.0,
+        retry_limit_s: float = 90.0,
         tracer: Tracer = NO_TRACER,
         credentials: Credentials = NO_CREDENTIALS,
         on_bad_answer: Callable[[], None] = lambda: None,
@@ -101,7 +101,7 @@ class TeacherClient:
                 file:PATH, which lists such.
             deadline_s: of each try of a call (seconds).
             attempts: tries before a call is given up, if also
-            patience_s: seconds have passed since it began. Without any pod a call waits so long.
+            retry_limit_s: seconds have passed since it began. Without any pod a call waits so long.
             tracer: makes a span of each try, where something traced asks.
             credentials: the token that is shown, and whose certificates are trusted.
             on_bad_answer: called for each answer that cannot be right.
@@ -113,11 +113,11 @@ class TeacherClient:
             raise UserError("teacher.endpoints is empty; name the teacher's host:port.")
         self.deadline_s = deadline_s
         self.attempts = attempts
-        self.patience_s = patience_s
+        self.retry_limit_s = retry_limit_s
         self.tracer = tracer
         self.counters = Counters()
         self.on_bad_answer = on_bad_answer
-        self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], patience_s, credentials)
+        self._pool = PodPool([parse_source(text) for text in dict.fromkeys(endpoints)], retry_limit_s, credentials)
 
     @classmethod
     def from_settings(
@@ -132,7 +132,7 @@ class TeacherClient:
             settings.endpoints,
             deadline_s=settings.deadline_s,
             attempts=settings.attempts,
-            patience_s=settings.patience_s,
+            retry_limit_s=settings.retry_limit_s,
             tracer=tracer,
             credentials=credentials,
             on_bad_answer=on_bad_answer,
@@ -156,7 +156,7 @@ class TeacherClient:
 
         Raises:
             UserError: if a teacher's vocabulary differs (naming the difference), if its context is too short, or if
-                none answers within the patience.
+                none answers within `retry_limit_s`.
         """
         await self._pool.admit_only(student)
         limit = (await self._pool.limits()).max_context_tokens
@@ -183,7 +183,7 @@ class TeacherClient:
 
         Raises:
             UnscorableError: if the teachers refuse the request, or answer what cannot be right.
-            TeacherUnreachableError: if no teacher can be had within the patience.
+            TeacherUnreachableError: if no teacher can be had within `retry_limit_s`.
         """
         if not responses:
             return []
@@ -216,7 +216,7 @@ class TeacherClient:
 
         Raises:
             UnscorableError: if the teachers refuse the request, or answer what cannot be right.
-            TeacherUnreachableError: if no teacher can be had within the patience.
+            TeacherUnreachableError: if no teacher can be had within `retry_limit_s`.
         """
         request = pb.GenerateRequest(
             protocol=PROTOCOL,
@@ -266,7 +266,7 @@ class TeacherClient:
     async def _on_some_pod(
         self, method: str, call: Callable[[Pod, Metadata], Awaitable[Response]], tokens: int, what: str
     ) -> Response:
-        """Try `call` on one pod after the other until it succeeds, is refused, or patience and attempts are spent."""
+        """Try `call` on one pod after the other until it succeeds, is rejected, or attempts and time are spent."""
         avoid: set[str] = set()
         tried = itertools.count()
         bad = 0
@@ -309,10 +309,10 @@ class TeacherClient:
                 self.counters.seconds += time.monotonic() - began
                 return response
 
-        patient = stop_all(stop_after_attempt(self.attempts), stop_after_delay(self.patience_s))
+        spent = stop_all(stop_after_attempt(self.attempts), stop_after_delay(self.retry_limit_s))
         retrying = AsyncRetrying(
             retry=retry_if_exception(_worth_another_try),
-            stop=lambda state: bad >= MOST_BAD_ANSWERS or patient(state),
+            stop=lambda state: bad >= MOST_BAD_ANSWERS or spent(state),
             wait=_pause,
             before_sleep=self._count_retry,
             reraise=True,

@@ -18,4 +18,4 @@ class BadAnswerError(UnscorableError):
 
 
 class TeacherUnreachableError(ScoringError, UserError):
-    """No teacher pod could be had within the patience; the sentence names the endpoints."""
+    """No teacher pod could be had within the limit; the sentence names the endpoints."""

@@ -4,7 +4,7 @@ Invariants:
 - A pod takes calls only after it answered Info with the right vocabulary, and again only so after each failure.
 - All pods serve one model and give the scores of the first that was admitted: a run has one teacher.
 - A pod that a name no longer points to, or a file no longer lists, is finished, not cut off.
-- Nobody waits for a pod longer than the patience.
+- Nobody waits for a pod longer than `retry_limit_s`.
 """
 
 from __future__ import annotations
@@ -46,11 +46,13 @@ STRAGGLERS_S = 10.0
 class PodPool:
     """The pods of some sources. Use as an async context manager."""
 
-    def __init__(self, sources: Sequence[Source], patience_s: float, credentials: Credentials = NO_CREDENTIALS) -> None:
+    def __init__(
+        self, sources: Sequence[Source], retry_limit_s: float, credentials: Credentials = NO_CREDENTIALS
+    ) -> None:
         """Connect to nothing yet."""
         self.sources = sources
         self.credentials = credentials
-        self.patience_s = patience_s
+        self.retry_limit_s = retry_limit_s
         self.student: Vocabulary | None = None
         self.model: str | None = None
         """What every pod must serve: the model of the first that was admitted with the student's vocabulary."""
@@ -87,7 +89,7 @@ class PodPool:
         """A pod for one call of so many tokens, the least busy one; one of `avoid` (addresses) only for want of others.
 
         Raises:
-            TeacherUnreachableError: if there was none within the patience.
+            TeacherUnreachableError: if there was none within `retry_limit_s`.
             UserError: if every pod has another vocabulary or protocol, or is no replica of the first.
         """
         pod = await self._acquire(tokens, avoid)
@@ -125,7 +127,7 @@ class PodPool:
 
         Raises:
             UserError: if a pod has another one, naming the difference, or if two serve different models or weights.
-            TeacherUnreachableError: if none answers within the patience.
+            TeacherUnreachableError: if none answers within `retry_limit_s`.
         """
         self.student = student
         for pod in self.pods:
@@ -165,9 +167,9 @@ class PodPool:
         if self.pods and all(pod.refusal is not None for pod in self.pods):
             raise UserError(f"teacher {self.pods[0].address}: {self.pods[0].refusal}.")
         without = time.monotonic() - max(began, self._without_since)
-        if not self.has_other(()) and without > self.patience_s:
+        if not self.has_other(()) and without > self.retry_limit_s:
             raise TeacherUnreachableError(
-                f"teacher.endpoints: no teacher answered within {self.patience_s:g} s ({self.problems()});"
+                f"teacher.endpoints: no teacher answered within {self.retry_limit_s:g} s ({self.problems()});"
                 " start it, or correct the address."
             )
         with contextlib.suppress(TimeoutError):

@@ -157,7 +157,7 @@ class Engine:
             except Exception:
                 await self._llm.resume_generation()
                 raise
-            # Not after a cancellation: an engine that hangs would keep its caller here, whose patience is at its end.
+            # Not after a cancellation: an engine that hangs would keep its caller here, whose time limit has passed.
             await self._llm.resume_generation()
         except EngineDeadError as error:
             raise EngineDiedError(str(error)) from None

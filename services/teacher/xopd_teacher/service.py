@@ -64,7 +64,7 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
             slots, writing = asyncio.Semaphore(STREAM_IN_FLIGHT), asyncio.Lock()
 
             async def _answer(request: pb.ScoreRequest) -> None:
-                response = await self._score_patiently(request, deadline)
+                response = await self._score_with_retries(request, deadline)
                 async with writing:
                     await context.write(pb.ScoreStreamResponse(response=response))
                 slots.release()
@@ -132,7 +132,7 @@ class LogprobService(teacher_pb2_grpc.LogprobServiceServicer):
             compute_seconds=done.compute_seconds,
         )
 
-    async def _score_patiently(self, request: pb.ScoreRequest, deadline: float | None) -> pb.ScoreResponse:
+    async def _score_with_retries(self, request: pb.ScoreRequest, deadline: float | None) -> pb.ScoreResponse:
         """As `_score`, but wait where the queue is full: a stream's own flow control holds its sender back."""
         while True:
             try:

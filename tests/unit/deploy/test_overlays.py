@@ -127,7 +127,7 @@ def test_every_service_accepts_its_settings(
     assert grace["teacher"] > teacher.teacher.deadline_s + LAST_WORDS_S
     assert grace["trainer"] > STOP_GRACE_S
     startup = container(templates(resources)["trainer"])["startupProbe"]
-    assert startup["periodSeconds"] * startup["failureThreshold"] > trainer.teacher.patience_s
+    assert startup["periodSeconds"] * startup["failureThreshold"] > trainer.teacher.retry_limit_s
     limits = {name: container(template)["resources"]["limits"] for name, template in templates(resources).items()}
     if "gpu" in overlay:
         assert limits["rollout"]["nvidia.com/gpu"] == str(rollout.rollout.tensor_parallel)

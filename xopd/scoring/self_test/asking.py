@@ -58,7 +58,7 @@ class Asking:
             responses=[pb.TokenSequence(token_ids=response) for response in responses],
             vocabulary_fingerprint=self.info.vocabulary_fingerprint,
         )
-        response = await self._patiently(lambda: self.pod.stub.Score(request, timeout=self.deadline_s))
+        response = await self._with_retries(lambda: self.pod.stub.Score(request, timeout=self.deadline_s))
         with _bad_answers(self.pod.address):
             read = read_scores(request, response, self.info.model, self.info.vocabulary_size)
         return [score.logprobs for score in read]
@@ -71,11 +71,11 @@ class Asking:
             max_new_tokens=max_new_tokens,
             stop_token_ids=stop_token_ids,
         )
-        response = await self._patiently(lambda: self.pod.stub.Generate(request, timeout=self.deadline_s))
+        response = await self._with_retries(lambda: self.pod.stub.Generate(request, timeout=self.deadline_s))
         with _bad_answers(self.pod.address):
             return read_generated(request, response, self.info.vocabulary_size)
 
-    async def _patiently(self, call: Callable[[], Awaitable[Response]]) -> Response:
+    async def _with_retries(self, call: Callable[[], Awaitable[Response]]) -> Response:
         """Call, again where the pod is busy; who calls this bounds the whole."""
         while True:
             try:

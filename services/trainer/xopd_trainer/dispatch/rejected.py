@@ -6,11 +6,11 @@ from typing import Literal
 
 import structlog
 from prometheus_client import Counter
-from redis.exceptions import RedisError
 
 from xopd.prompts import UnusablePromptError
 from xopd.scoring import UnscorableError
 from xopd.streams import DeadLetters
+from xopd.streams.retry import OUTAGES
 
 log = structlog.get_logger(__name__)
 Fault = Literal["prompt", "clip", "teacher"]
@@ -39,5 +39,5 @@ class Rejections:
         log.warning("left out", what=what, fault=fault, reason=reason)
         try:
             await self.dead.add(self.manifest, what.encode(), reason)
-        except (RedisError, OSError) as error:
+        except OUTAGES as error:
             log.warning("no dead letter written", error=str(error))

@@ -6,9 +6,9 @@ import asyncio
 import time
 
 import structlog
-from redis.exceptions import RedisError
 
 from xopd.errors import UserError
+from xopd.streams.retry import OUTAGES
 from xopd_trainer.dispatch.dispatcher import Dispatcher
 from xopd_trainer.state.publisher import Publisher
 
@@ -37,5 +37,5 @@ async def watch(dispatcher: Dispatcher, publisher: Publisher, stall_timeout_s: f
                 await dispatcher.retry_all("Redis came back empty")
             else:
                 await dispatcher.retry_due()
-        except (RedisError, OSError) as error:
+        except OUTAGES as error:
             log.warning("Redis cannot be reached", error=str(error))

@@ -16,11 +16,11 @@ from typing import Any
 
 import redis.asyncio as aioredis
 import structlog
-from redis.exceptions import RedisError
 
 from xopd.errors import UserError
 from xopd.service.folders import held_alone
 from xopd.streams import Keys
+from xopd.streams.retry import OUTAGES
 
 log = structlog.get_logger(__name__)
 LOCK = ".trainer.lock"
@@ -91,7 +91,7 @@ class TrainerLease:
             await asyncio.sleep(self.lease_s / 3)
             try:
                 holder = await self._take("")
-            except (RedisError, OSError) as error:
+            except OUTAGES as error:
                 log.warning("the lease is not renewed", error=str(error))
                 continue
             if holder != self.run_id:
@@ -109,7 +109,7 @@ class TrainerLease:
 
     async def release(self) -> None:
         """Give the lease up, if Redis can be reached."""
-        with contextlib.suppress(RedisError, OSError):
+        with contextlib.suppress(*OUTAGES):
             await self._run(RELEASE, [self.keys.trainer], [self.run_id])
 
     async def _take(self, dead: str) -> str:

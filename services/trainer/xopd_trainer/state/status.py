@@ -10,7 +10,6 @@ from typing import Any
 import redis.asyncio as aioredis
 import structlog
 from pydantic import PrivateAttr
-from redis.exceptions import RedisError
 
 from xopd.ledger import Ledger
 from xopd.report.records import Accounts, EvalRecord, StepRecord
@@ -18,6 +17,7 @@ from xopd.scoring import TeacherClient
 from xopd.status.model import History, Progress, RunStatus, TeacherStatus
 from xopd.status.read import read_pods
 from xopd.streams import Keys
+from xopd.streams.retry import OUTAGES
 from xopd.telemetry.clock import Recent
 from xopd_trainer.state.publisher import Publisher
 
@@ -99,7 +99,7 @@ class StatusKeeper:
         await self._complete()
         try:
             self.status.pods = await read_pods(self.client, self.keys, time.time())
-        except (RedisError, OSError):
+        except OUTAGES:
             self.status.pods = []
         return self.status
 
@@ -120,5 +120,5 @@ class StatusKeeper:
         text = self.status.model_dump_json(exclude={"pods"})
         try:
             await self.client.set(self.keys.status, text, px=int(EXPIRY_S * 1000))
-        except (RedisError, OSError) as error:
+        except OUTAGES as error:
             log.warning("status not written", error=str(error))

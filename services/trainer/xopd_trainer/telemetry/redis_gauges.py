@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import redis.asyncio as aioredis
-from redis.exceptions import RedisError
 
 from xopd.ledger import Ledger
 from xopd.streams import Keys
 from xopd.streams.keys import ROLLOUT_GROUP, TRAINER_GROUP
+from xopd.streams.retry import OUTAGES
 from xopd_trainer.telemetry.metrics import TrainerMetrics
 
 INTERVAL_S = 2.0
@@ -24,7 +24,7 @@ async def keep_gauges(client: aioredis.Redis, keys: Keys, metrics: TrainerMetric
         try:
             await read_gauges(client, keys, metrics)
             metrics.redis_up.set(1)
-        except (RedisError, OSError):
+        except OUTAGES:
             metrics.redis_up.set(0)
         await asyncio.sleep(INTERVAL_S)
 
