@@ -54,14 +54,11 @@ def make_tokenizer(
     return tokenizer
 
 
-def _text_config(tokenizer: PreTrainedTokenizerFast, padded_rows: int = 0) -> Qwen2Config:
+def _text_config(tokenizer: PreTrainedTokenizerFast, padded_rows: int = 0, **sizes: int) -> Qwen2Config:
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    rows = max(tokenizer.get_vocab().values()) + 1 + padded_rows
     return Qwen2Config(
-        vocab_size=max(tokenizer.get_vocab().values()) + 1 + padded_rows,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        **{"vocab_size": rows, "num_key_value_heads": 2, **small, **sizes},
         max_position_embeddings=2048,
         tie_word_embeddings=False,
         initializer_range=0.2,
@@ -97,14 +94,15 @@ def make_teacher(
     return folder
 
 
-def make_student(folder: Path, seed: int = 1, language_model_of: Path | None = None) -> Path:
+def make_student(folder: Path, seed: int = 1, language_model_of: Path | None = None, **sizes: int) -> Path:
     """A Qwen2AudioForConditionalGeneration checkpoint in `folder`, tensors under the hub's names.
 
     With `language_model_of` (a teacher's folder) its language model is that teacher's, bit for bit, less its padding.
+    `sizes` are those of its Qwen2Config, where it shall not be tiny.
     """
     torch.manual_seed(seed)
     tokenizer = make_tokenizer()
-    text = _text_config(tokenizer)
+    text = _text_config(tokenizer, **sizes)
     config = Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",

@@ -73,7 +73,7 @@ SEEDS: dict[str, list[Message]] = {
     "weight_manifest": [
         weights_pb2.WeightManifest(
             protocol=1, run_id="demo", version=7, kind=weights_pb2.WEIGHT_KIND_FULL, uri="file:///weights/demo-v7",
-            sha256=_SHA256, size_bytes=4096, tensor_count=24, published_at=1.7e9,
+            sha256=_SHA256, size_bytes=4096, tensor_count=24, published_at=1.7e9, transport="store",
         )
     ],
     "run_info": [

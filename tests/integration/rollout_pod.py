@@ -18,7 +18,6 @@ import numpy as np
 import soundfile
 import torch
 import yaml
-from safetensors.torch import save
 
 from tests.random_models import make_student
 from xopd.families import open_family
@@ -29,7 +28,8 @@ from xopd.streams.keys import ROLLOUT_GROUP
 from xopd.streams.work import FIELD
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
-from xopd.weights import WeightAnnouncements, WeightStore
+from xopd.weights import TensorsInMemory, WeightAnnouncements
+from xopd.weights.store import StoreSender
 from xopd.wire import PROTOCOL, decode_trajectory_group
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,16 +159,27 @@ class TrainerEnd:
         self.client = client
         self.keys = Keys("xopd")
         self.run_id = run_id
-        self.store = WeightStore(str(store), run_id, keep=3)
+        self.store = store
+        self.sender = StoreSender(str(store), run_id, keep=3)
         self.announcements = WeightAnnouncements(client, self.keys)
         self.prompts = WorkStream(client, self.keys.prompts, ROLLOUT_GROUP, "test")
         self._made = 0
 
     async def publish(self, version: int, tensors: dict[str, torch.Tensor]) -> weights_pb2.WeightManifest:
         """Store and announce a version."""
-        manifest = self.store.put(version, save({n: t.contiguous() for n, t in tensors.items()}), len(tensors))
+        manifest = self.sender.send(version, TensorsInMemory(tensors))
         await self.announcements.publish(manifest)
         return manifest
+
+    async def publish_file(self, version: int, data: bytes, tensors: int, **changes: Any) -> None:
+        """Store `data` as a version's file, and announce it with the manifest that fits, but for `changes`."""
+        path = self.store / f"{self.run_id}-v{version:08d}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        told = {"uri": str(path), "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        fields = {"protocol": PROTOCOL, "run_id": self.run_id, "version": version, "tensor_count": tensors}
+        manifest = weights_pb2.WeightManifest(kind=weights_pb2.WEIGHT_KIND_FULL, **{**fields, **told, **changes})
+        await self.announcements.publish(manifest)
 
     def group(self, prompt: list[int], audio: pb.AudioRef | None = None, **fields: Any) -> pb.PromptGroup:
         """A training group of four responses at version 0, unless told otherwise."""

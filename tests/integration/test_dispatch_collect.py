@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import redis.asyncio as aioredis
 import torch
-from safetensors.torch import save
 from xopd_trainer.dispatch import collector as collector_module
 from xopd_trainer.dispatch.collector import Collector
 from xopd_trainer.dispatch.dispatcher import Dispatcher, GroupFailedError, PolicyMissingError
 from xopd_trainer.dispatch.watch import watch
 from xopd_trainer.state import publisher as publisher_module
 from xopd_trainer.state.lease import TrainerLease
-from xopd_trainer.state.publisher import Publisher, WeightFile
+from xopd_trainer.state.publisher import Publisher
 
 from xopd.errors import UserError
 from xopd.ledger import Ledger
@@ -24,7 +23,8 @@ from xopd.streams import DeadLetters, Keys, WorkStream
 from xopd.streams.retry import RetryPolicy
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
-from xopd.weights import WeightStore
+from xopd.weights import TensorsInMemory
+from xopd.weights.store import StoreSender
 
 KEYS = Keys("t")
 
@@ -79,13 +79,12 @@ def answer(to, run_id=None):
     )  # fmt: skip
 
 
-def publisher_of(pod, store, policy=None, **hooks):
-    async def _file() -> WeightFile:
-        tensors = {"weight": torch.arange(64.0)} if policy is None else policy
-        return WeightFile(save(tensors), len(tensors))
+def publisher_of(pod, sender, policy=None, **hooks):
+    async def _send(version, sender):
+        return sender.send(version, TensorsInMemory({"weight": torch.arange(64.0)} if policy is None else policy))
 
     lease = TrainerLease(pod.client, KEYS, "run-1", 5.0)
-    return Publisher(lease, store, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _file, RetryPolicy(20.0), **hooks)
+    return Publisher(lease, sender, weights_pb2.RunInfo(protocol=1, run_id="run-1"), _send, RetryPolicy(20.0), **hooks)
 
 
 async def claim(pod):
@@ -221,7 +220,7 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
     monkeypatch.setattr(publisher_module, "MEND_EVERY_S", 0.0)
     monkeypatch.setattr(collector_module, "PAUSE_S", 0.0)
     dispatcher, collector, _, pod = system
-    store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
+    store = StoreSender(str(tmp_path / "weights"), "run-1", 2)
     policy = {"weight": torch.arange(64.0)}
     mended: list[int] = []
     publisher = publisher_of(pod, store, policy, on_mended=mended.append)
@@ -263,7 +262,7 @@ async def test_a_damaged_version_is_written_again_before_the_group_is(system, tm
 
 async def test_a_whole_version_is_announced_again_and_not_written(system, tmp_path: Path):
     _, _, _, pod = system
-    store = WeightStore(str(tmp_path / "weights"), "run-1", 2)
+    store = StoreSender(str(tmp_path / "weights"), "run-1", 2)
     publisher = publisher_of(pod, store)
     await publisher.publish(4)
     await pod.client.delete(KEYS.weights)
@@ -275,7 +274,7 @@ async def test_a_whole_version_is_announced_again_and_not_written(system, tmp_pa
 
 async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path):
     dispatcher, _, _, pod = system
-    publisher = publisher_of(pod, WeightStore(str(tmp_path), "run-1", 2))
+    publisher = publisher_of(pod, StoreSender(str(tmp_path), "run-1", 2))
     await publisher.announce_run()
     await publisher.publish(4)
     dispatcher.redispatch_after_s = 60.0
@@ -292,7 +291,7 @@ async def test_redis_that_comes_back_empty_costs_nothing(system, tmp_path: Path)
 
 async def test_a_silence_ends_the_run_with_a_sentence(system, tmp_path: Path):
     dispatcher, _, _, pod = system
-    publisher = publisher_of(pod, WeightStore(str(tmp_path), "run-1", 2))
+    publisher = publisher_of(pod, StoreSender(str(tmp_path), "run-1", 2))
     await dispatcher.submit([group()])
     with pytest.raises(UserError, match="no trajectory has arrived"):
         await asyncio.wait_for(watch(dispatcher, publisher, 0.5), 20)

@@ -165,7 +165,7 @@ async def test_versions_that_cannot_be_had(
 ) -> None:
     await trainer.publish(5, world.moved(5))
     manifest = await trainer.publish(6, world.moved(6))
-    trainer.store.filesystem.pipe_file(manifest.uri, b"torn")
+    trainer.sender.filesystem.pipe_file(manifest.uri, b"torn")
     never = trainer.group(world.text_prompt, version=9)
     gone = trainer.group(world.text_prompt, version=3)
     torn = trainer.group(world.text_prompt, version=6)

@@ -27,8 +27,7 @@ from xopd.local.embedded_redis import EmbeddedServer
 from xopd.streams import Keys
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
-from xopd.weights import fetch_weights
-from xopd.weights.base import WeightsUnavailableError
+from xopd.weights.store import StoreSender
 
 pytestmark = pytest.mark.timeout(400)
 KEYS = Keys("xopd")
@@ -177,11 +176,7 @@ class PodWithDamagedWeights(Pod):
             weights_pb2.WeightManifest.FromString(fields[b"p"]) for _, fields in self.client.xrevrange(KEYS.weights)
         ]
         manifest = next(one for one in manifests if one.version == 2)
-        try:
-            fetch_weights(manifest, str(self.store), manifest.size_bytes)
-        except WeightsUnavailableError as error:
-            return str(error)
-        return None
+        return StoreSender(str(self.store), manifest.run_id, keep=2).fault_of(manifest)
 
 
 def test_a_damaged_weight_version_is_written_again_and_costs_no_group(tmp_path, train, server):

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save
 
-from xopd.weights.base import TensorsInMemory, TensorSpec
+from xopd.weights import TensorsInMemory, TensorSpec
 from xopd.weights.safetensors_file import CHUNK, FormatError, read_header, read_tensor, write_safetensors
 
 torch.manual_seed(0)

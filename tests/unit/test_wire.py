@@ -194,6 +194,8 @@ def test_empty_trajectories_by_the_million_are_refused_by_size():
     [
         (decode_weight_manifest, manifest(run_id=""), "names no run"),
         (decode_weight_manifest, manifest(run_id="r" * 600), "characters of the run id"),
+        (decode_weight_manifest, manifest(transport="t" * 600), "characters of the transport id"),
+        (decode_weight_manifest, manifest(transport="a\0"), "the transport id holds a control character"),
         (decode_weight_manifest, manifest(version=-1), "is negative"),
         (decode_weight_manifest, manifest(kind=9), "unknown kind 9"),
         (decode_weight_manifest, manifest(uri=""), "names no file"),

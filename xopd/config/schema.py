@@ -241,9 +241,11 @@ class EvalSettings(Section):
 
 
 class WeightSettings(Section):
-    """The store through which weight versions reach the rollout pods."""
+    """How weight versions reach the rollout pods."""
 
-    transport: Literal["store"] = Field("store", description="How weights travel.")
+    transport: Literal["store"] = Field(
+        "store", description="How weight versions travel. `store`: as files that trainer and pods see."
+    )
     uri: str | None = Field(
         None, description="fsspec URI of the store, seen by trainer and pods. Empty: RUN/weights on the local disk."
     )

@@ -14,7 +14,7 @@ WEIGHT_KIND_UNSPECIFIED: WeightKind
 WEIGHT_KIND_FULL: WeightKind
 
 class WeightManifest(_message.Message):
-    __slots__ = ("protocol", "run_id", "version", "kind", "uri", "sha256", "size_bytes", "tensor_count", "published_at", "traceparent")
+    __slots__ = ("protocol", "run_id", "version", "kind", "uri", "sha256", "size_bytes", "tensor_count", "published_at", "traceparent", "transport")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class WeightManifest(_message.Message):
     TENSOR_COUNT_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_AT_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     protocol: int
     run_id: str
     version: int
@@ -35,7 +36,8 @@ class WeightManifest(_message.Message):
     tensor_count: int
     published_at: float
     traceparent: str
-    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[_Union[WeightKind, str]] = ..., uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., published_at: _Optional[float] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    transport: str
+    def __init__(self, protocol: _Optional[int] = ..., run_id: _Optional[str] = ..., version: _Optional[int] = ..., kind: _Optional[_Union[WeightKind, str]] = ..., uri: _Optional[str] = ..., sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ..., tensor_count: _Optional[int] = ..., published_at: _Optional[float] = ..., traceparent: _Optional[str] = ..., transport: _Optional[str] = ...) -> None: ...
 
 class RunInfo(_message.Message):
     __slots__ = ("protocol", "run_id", "run_name", "student", "vocabulary_fingerprint", "started_at", "finished")

@@ -1,6 +1,6 @@
-"""Weight versions: their bytes in a store, their announcements on a Redis stream."""
+"""Weight versions: how they travel from the trainer to the pods, and their announcements on a Redis stream."""
 
 from xopd.weights.announcements import WeightAnnouncements
-from xopd.weights.store import WeightStore, fetch_weights
+from xopd.weights.base import NamedTensors, TensorsInMemory, TensorSpec, WeightReceiver, WeightSender
 
-__all__ = ["WeightAnnouncements", "WeightStore", "fetch_weights"]
+__all__ = ["NamedTensors", "TensorSpec", "TensorsInMemory", "WeightAnnouncements", "WeightReceiver", "WeightSender"]

@@ -6,22 +6,21 @@ the weights that a pod holds as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
-from xopd.weights.base import WeightsUnavailableError
+from xopd.weights.base import TensorSpec, WeightsUnavailableError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from xopd.families import ModelFamily
 
-MAX_HEADER_BYTES = 100_000_000
-"""Longest header of a safetensors file, by the format."""
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -53,38 +52,42 @@ class TrainedTensors:
         return {"dtype": self.dtype, "shapes": {name: list(shape) for name, shape in self.shapes.items()}}
 
     @property
-    def most_bytes(self) -> int:
-        """Largest file that can hold them."""
-        values = 0
-        for shape in self.shapes.values():
-            count = 1
-            for length in shape:
-                count *= length
-            values += count
-        return values * BYTES[self.dtype] + MAX_HEADER_BYTES
+    def most_header_bytes(self) -> int:
+        """Longest header of a safetensors file of them: names escaped, offsets and shapes of many digits, metadata."""
+        names = sum(6 * len(name) + 24 * len(shape) for name, shape in self.shapes.items())
+        return names + 256 * len(self.shapes) + 2**16
 
-    def check(self, version: int, tensors: Mapping[str, Tensor]) -> None:
-        """Hold a version's tensors against them.
+    @property
+    def most_bytes(self) -> int:
+        """Largest safetensors file that can hold them."""
+        values = sum(math.prod(shape) for shape in self.shapes.values())
+        return values * BYTES[self.dtype] + self.most_header_bytes
+
+    def check_specs(self, version: int, specs: Sequence[TensorSpec]) -> None:
+        """Hold what a version says of its tensors against them.
 
         Raises:
-            WeightsUnavailableError: naming the first tensor that is missing, unknown, of another shape or number
-                format, or not finite.
+            WeightsUnavailableError: naming the first tensor that is missing, unknown, or of another shape or number
+                format.
         """
         where = f"weight version {version}"
-        for what, names in (("lacks", set(self.shapes) - set(tensors)), ("holds", set(tensors) - set(self.shapes))):
+        given = {spec.name for spec in specs}
+        for what, names in (("lacks", set(self.shapes) - given), ("holds", given - set(self.shapes))):
             if names:
                 known = "which the student's checkpoint has" if what == "lacks" else "which is no trained tensor here"
                 raise WeightsUnavailableError(
                     f"{where} {what} {min(names)[:200]!r}, {known} ({len(names)} such tensors)"
                 )
-        for name, tensor in tensors.items():
-            if tuple(tensor.shape) != self.shapes[name]:
+        for spec in specs:
+            if spec.shape != self.shapes[spec.name]:
                 raise WeightsUnavailableError(
-                    f"{where}: {name} has the shape {list(tensor.shape)}, not {list(self.shapes[name])}"
+                    f"{where}: {spec.name} has the shape {list(spec.shape)}, not {list(self.shapes[spec.name])}"
                 )
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            if dtype != self.dtype:
-                raise WeightsUnavailableError(f"{where}: {name} is {dtype}, not {self.dtype} (student.dtype)")
-            # NaN and infinity survive in the extremes, which take no copy of the tensor.
-            if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
-                raise WeightsUnavailableError(f"{where}: {name} holds NaN or infinity")
+            if spec.dtype != self.dtype:
+                raise WeightsUnavailableError(f"{where}: {spec.name} is {spec.dtype}, not {self.dtype} (student.dtype)")
+
+    def check_values(self, version: int, name: str, tensor: Tensor) -> None:
+        """Raise WeightsUnavailableError where the tensor `name` of a version is not finite; takes no copy of it."""
+        # NaN and infinity survive in the extremes.
+        if tensor.numel() and not all(extreme.isfinite() for extreme in tensor.aminmax()):
+            raise WeightsUnavailableError(f"weight version {version}: {name} holds NaN or infinity")

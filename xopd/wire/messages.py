@@ -160,7 +160,7 @@ def decode_weight_manifest(data: bytes) -> weights_pb2.WeightManifest:
     manifest = decode(weights_pb2.WeightManifest, data)
     where = f"weight version {manifest.version}"
     _need(bool(manifest.run_id), f"{where} names no run")
-    _need_ids(run=manifest.run_id)
+    _need_ids(run=manifest.run_id, transport=manifest.transport)
     _need(manifest.version >= 0, f"{where} is negative")
     _need(manifest.kind == weights_pb2.WEIGHT_KIND_FULL, f"{where} is of the unknown kind {manifest.kind}")
     _need(bool(manifest.uri), f"{where} names no file")

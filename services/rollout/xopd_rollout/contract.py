@@ -22,7 +22,7 @@ class BadPromptError(ValueError):
         self.reason = reason
 
 
-class WeightsRefusedError(RuntimeError):
+class WeightsRejectedError(RuntimeError):
     """A weight version that is not what it must be: nothing of it was applied, the weights held stay."""
 
 
@@ -48,7 +48,7 @@ class PolicyEngine(Protocol):
         ...
 
     async def apply(self, manifest: weights_pb2.WeightManifest) -> None:
-        """Load a version in place. Raises WeightsRefusedError, EngineDiedError, or what the load raised."""
+        """Load a version in place. Raises WeightsRejectedError, EngineDiedError, or what the load raised."""
         ...
 
     async def check_health(self) -> None:

@@ -27,12 +27,11 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from xopd.config.schema import Config
 from xopd.v1 import trajectory_pb2 as pb
 from xopd.v1 import weights_pb2
-from xopd.weights.contents import TrainedTensors
-from xopd.weights.store import store_uri
-from xopd_rollout.contract import NO_VERSION, BadPromptError, EngineDiedError, Prompt, WeightsRefusedError
+from xopd.weights.transports import Receivers
+from xopd_rollout.contract import NO_VERSION, BadPromptError, EngineDiedError, Prompt, WeightsRejectedError
 from xopd_rollout.environment import runs_on_cpu
 from xopd_rollout.executor import ManyWorkersExecutor, OneWorkerExecutor
-from xopd_rollout.weight_transfer import BACKEND, REFUSED
+from xopd_rollout.weight_transfer import BACKEND, REJECTED
 
 GIB = 2**30
 # Tokens of a block that requests can share: prompts of a few dozen tokens should fill some.
@@ -87,8 +86,8 @@ def engine_args(config: Config) -> AsyncEngineArgs:
 class Engine:
     """A started engine; see `xopd_rollout.contract.PolicyEngine`."""
 
-    def __init__(self, config: Config, trained: TrainedTensors) -> None:
-        """Start the engine's process and load the checkpoint; takes seconds. Versions must hold the `trained` tensors.
+    def __init__(self, config: Config, receivers: Receivers) -> None:
+        """Start the engine's process and load the checkpoint; takes seconds. Each worker has `receivers` of its own.
 
         The engine's process is forked, not started afresh: what is imported here is not imported again. Nothing
         may have used torch's threads before.
@@ -99,7 +98,7 @@ class Engine:
         executor = vllm_config.parallel_config.distributed_executor_backend
         self._llm = AsyncLLM(vllm_config, executor_class=executor, log_stats=False, log_requests=False)
         self._ids = itertools.count()
-        self._versions_hold: dict[str, Any] | None = {"root": store_uri(config), "trained": trained.as_plain()}
+        self._receivers: dict[str, Any] | None = receivers.as_plain()
         self._workers = config.rollout.tensor_parallel
 
     async def generate(self, prompt: Prompt, seeds: Sequence[int], sampling: pb.Sampling) -> list[pb.Trajectory]:
@@ -136,24 +135,17 @@ class Engine:
         Caches of keys and values, of processed media and of encoder outputs are emptied.
 
         Raises:
-            WeightsRefusedError: if the version is not what it must be; the weights held before are held still.
+            WeightsRejectedError: if the version is not what it must be; the weights held before are held still.
             EngineDiedError: if the engine's process has ended.
             Exception: whatever vLLM raises in place of the worker's own error, with its text.
         """
-        update = {
-            "uri": manifest.uri,
-            "sha256": manifest.sha256,
-            "version": manifest.version,
-            "size_bytes": manifest.size_bytes,
-            "tensor_count": manifest.tensor_count,
-        }
         try:
-            if self._versions_hold is not None:
-                await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(self._versions_hold))
-                self._versions_hold = None
+            if self._receivers is not None:
+                await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(self._receivers))
+                self._receivers = None
             await self._llm.pause_generation(mode="wait", clear_cache=True)
             try:
-                await self._apply(update, manifest.version)
+                await self._apply(manifest)
             except Exception:
                 await self._llm.resume_generation()
                 raise
@@ -162,7 +154,8 @@ class Engine:
         except EngineDeadError as error:
             raise EngineDiedError(str(error)) from None
 
-    async def _apply(self, update: dict[str, Any], version: int) -> None:
+    async def _apply(self, manifest: weights_pb2.WeightManifest) -> None:
+        update = {"manifest": manifest.SerializeToString()}
         await self._llm.start_weight_update()
         try:
             await self._llm.update_weights(WeightTransferUpdateRequest({**update, "stage": "check"}))
@@ -173,12 +166,12 @@ class Engine:
                 # Those that found nothing wrong still wait for more of this update.
                 with contextlib.suppress(Exception):
                     await self._llm.finish_weight_update()
-            _, refused, text = str(error).partition(REFUSED)
-            if refused:
-                raise WeightsRefusedError(text.splitlines()[0]) from None
+            _, rejected, text = str(error).partition(REJECTED)
+            if rejected:
+                raise WeightsRejectedError(text.splitlines()[0]) from None
             raise
         await self._llm.update_weights(WeightTransferUpdateRequest({**update, "stage": "load"}))
-        await self._llm.finish_weight_update(weight_version=str(version))
+        await self._llm.finish_weight_update(weight_version=str(manifest.version))
 
     async def check_health(self) -> None:
         """Return if the engine works.

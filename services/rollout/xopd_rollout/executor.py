@@ -1,4 +1,4 @@
-"""How the engine's own process is set up: the weight store known, and its life bound to the pod's."""
+"""How the engine's own process is set up: the weight receivers known, and its life bound to the pod's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ManyWorkersExecutor(MultiprocExecutor):  # type: ignore[misc]
 
 
 def prepare_engine_process() -> None:
-    """Register the weight store here, leave signals to the pod, and end when the pod does, however it ends."""
+    """Register the weight receivers here, leave signals to the pod, and end when the pod does, however it ends."""
     register()
     if multiprocessing.parent_process() is None:
         return

@@ -31,7 +31,6 @@ from xopd.streams.memory import refuse_eviction
 from xopd.telemetry import tracing
 from xopd.telemetry.clock import ActivityClock
 from xopd.weights import WeightAnnouncements
-from xopd.weights.store import store_uri
 from xopd_rollout.app import Served, make_rollout_app
 from xopd_rollout.contract import EngineDiedError, PolicyEngine
 from xopd_rollout.groups import GroupSampler
@@ -43,6 +42,7 @@ from xopd_rollout.updater import PolicyUpdater
 from xopd_rollout.worker import Worker
 
 if TYPE_CHECKING:
+    from xopd.weights.transports import Receivers
     from xopd_rollout.audio import AudioInput
 
 log = structlog.get_logger(__name__)
@@ -83,20 +83,20 @@ class Pod:
                 await refuse_eviction(self.client, self.config.redis)
                 family = await asyncio.to_thread(self._open_family)
                 await check_run(self.client, self.keys, family, self.metrics)
-                engine = await self._started_engine(family, stop)
+                receivers = await asyncio.to_thread(self._make_receivers, family)
+                engine = await self._started_engine(receivers, stop)
                 if engine is not None:
                     peer = self.config.redis.url
                     shown = await asyncio.to_thread(reachable_host, host, settings.announce, peer)
-                    async with self._assembled(
-                        engine, family, self.client, http_url(shown, port, self.credentials.scheme)
-                    ) as worker:
+                    url = http_url(shown, port, self.credentials.scheme)
+                    async with self._assembled(engine, family, receivers, self.client, url) as worker:
                         await worker.run(stop)
             finally:
                 await self.client.aclose()
 
-    async def _started_engine(self, family: ModelFamily, stop: asyncio.Event) -> PolicyEngine | None:
+    async def _started_engine(self, receivers: Receivers, stop: asyncio.Event) -> PolicyEngine | None:
         """The engine, or None where a stop came before it was up."""
-        starting = asyncio.ensure_future(asyncio.to_thread(self._start_engine, family))
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start_engine, receivers))
         stopping = asyncio.ensure_future(stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -111,7 +111,7 @@ class Pod:
 
     @contextlib.asynccontextmanager
     async def _assembled(
-        self, engine: PolicyEngine, family: ModelFamily, client: aioredis.Redis, url: str
+        self, engine: PolicyEngine, family: ModelFamily, receivers: Receivers, client: aioredis.Redis, url: str
     ) -> AsyncIterator[Worker]:
         """Everything around the engine, and the heartbeat; ends them and the engine."""
         try:
@@ -129,7 +129,7 @@ class Pod:
                     self.clock,
                     self.metrics,
                     tracer,
-                    store_uri(self.config),
+                    receivers,
                 )
                 sampler = GroupSampler(
                     self.pod_id,
@@ -169,15 +169,20 @@ class Pod:
 
         return open_audio_input(self.config, family, self.metrics)
 
-    def _start_engine(self, family: ModelFamily) -> PolicyEngine:
+    def _make_receivers(self, family: ModelFamily) -> Receivers:
         check_weight_files("student.path", Path(self.config.student.path))
+        from xopd.weights.contents import TrainedTensors
+        from xopd.weights.transports import Receivers, receiver_settings
+
+        return Receivers(receiver_settings(self.config), TrainedTensors.of(family, self.config.student.dtype))
+
+    def _start_engine(self, receivers: Receivers) -> PolicyEngine:
         import torch
 
-        from xopd.weights.contents import TrainedTensors
         from xopd_rollout.engine import Engine
 
         try:
-            engine = Engine(self.config, TrainedTensors.of(family, self.config.student.dtype))
+            engine = Engine(self.config, receivers)
         except (ValueError, RuntimeError, OSError) as error:
             log.exception("the engine did not start")
             raise UserError(

@@ -18,10 +18,10 @@ from xopd.errors import UserError
 from xopd.telemetry import Tracer
 from xopd.telemetry.clock import ActivityClock
 from xopd.v1 import weights_pb2 as pb
-from xopd.weights import WeightAnnouncements
+from xopd.weights import WeightAnnouncements, WeightReceiver
 from xopd.weights.base import WeightsUnavailableError
-from xopd.weights.store import missing_store
-from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine, WeightsRefusedError
+from xopd.weights.transports import Receivers
+from xopd_rollout.contract import NO_VERSION, EngineDiedError, PolicyEngine, WeightsRejectedError
 from xopd_rollout.metrics import RolloutMetrics
 from xopd_rollout.spans import update_span
 
@@ -56,9 +56,9 @@ class PolicyUpdater:
         clock: ActivityClock,
         metrics: RolloutMetrics,
         tracer: Tracer,
-        store: str,
+        receivers: Receivers,
     ) -> None:
-        """Wait up to `timeout_s` (seconds) for an announcement; versions lie in `store` (a URI)."""
+        """Wait up to `timeout_s` (seconds) for an announcement; `receivers` tell what this pod can fetch."""
         self.engine = engine
         self.announcements = announcements
         self.check_run = check_run
@@ -66,7 +66,7 @@ class PolicyUpdater:
         self.clock = clock
         self.metrics = metrics
         self.tracer = tracer
-        self.store = store
+        self.receivers = receivers
         self.policy: Policy | None = None
         self._turn = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -129,7 +129,11 @@ class PolicyUpdater:
             manifest = await self._find(run_id, oldest, newest)
         except WeightsUnavailableError as error:
             raise PolicyUnavailableError(str(error)) from None
-        await self._refuse_another_store(manifest)
+        try:
+            receiver = self.receivers.of(manifest)
+        except WeightsUnavailableError as error:
+            raise self._rejected(error) from None
+        await self._check_configuration(receiver, manifest)
         # Until the load has succeeded nobody knows what the engine holds.
         held, self.policy = self.policy, None
         try:
@@ -140,12 +144,9 @@ class PolicyUpdater:
             raise EngineDiedError(
                 f"the engine did not load version {manifest.version} in {self.timeout_s:g} s"
             ) from None
-        except WeightsRefusedError as error:
+        except WeightsRejectedError as error:
             self.policy = held
-            self.metrics.refused_weights.inc()
-            still = f"version {held.version} of run {held.run_id} is" if held else "the checkpoint's weights are"
-            log.error("weights refused", reason=str(error), held=self.version)
-            raise PolicyUnavailableError(f"{error}; {still} held still") from None
+            raise self._rejected(error) from None
         except (EngineDiedError, UserError, asyncio.CancelledError):
             raise
         except Exception as error:  # vLLM passes the worker's error on as a bare Exception
@@ -155,15 +156,20 @@ class PolicyUpdater:
         self.metrics.record_update(manifest.version, manifest.size_bytes)
         log.info("policy updated", run=run_id, version=manifest.version, bytes=manifest.size_bytes)
 
-    async def _refuse_another_store(self, manifest: pb.WeightManifest) -> None:
-        """Raise UserError where this pod does not see the trainer's store: no group could ever be answered here."""
-        folder = missing_store(manifest, self.store)
-        # A trainer that has just begun anew has emptied its store, and forgotten the announcement as well.
-        if folder is not None and await self.announcements.find(manifest.run_id, manifest.version, NEWEST) is not None:
-            raise UserError(
-                f"weights.uri: {folder}, where the trainer writes weight versions, is missing or empty on this pod;"
-                " mount the same volume here and there."
-            )
+    def _rejected(self, error: Exception) -> PolicyUnavailableError:
+        """A version of which nothing was applied, counted and logged."""
+        self.metrics.refused_weights.inc()
+        held = self.policy
+        still = f"version {held.version} of run {held.run_id} is" if held else "the checkpoint's weights are"
+        log.error("weights rejected", reason=str(error), held=self.version)
+        return PolicyUnavailableError(f"{error}; {still} held still")
+
+    async def _check_configuration(self, receiver: WeightReceiver, manifest: pb.WeightManifest) -> None:
+        """Raise UserError where this pod can fetch no version at all: no group could ever be answered here."""
+        problem = receiver.misconfigured(manifest)
+        # A trainer that has just begun anew has cleared what it sent, and forgotten the announcement as well.
+        if problem is not None and await self.announcements.find(manifest.run_id, manifest.version, NEWEST) is not None:
+            raise UserError(problem)
 
     async def _find(self, run_id: str, oldest: int, newest: int) -> pb.WeightManifest:
         manifest = await self.announcements.find(run_id, oldest, newest)

@@ -1,9 +1,12 @@
-"""vLLM's weight-transfer interface over the weight store: runs in the process that holds the model.
+"""vLLM's weight-transfer interface over a weight receiver: runs in each process that holds a part of the model.
 
-An update is two calls, each made in every worker before the next: `check` reads a version's bytes and holds them and
-their tensors against manifest and checkpoint, `load` touches the model. What is refused thus leaves the old weights in
-place, in all workers. Files hold the trained tensors only, under the checkpoint's (hub) names; the frozen audio tower
-and adapter keep their values.
+An update is two calls, each made in every worker before the next: `check` holds a version against manifest and
+checkpoint, `load` applies it. What is rejected thus leaves the old weights in place, in all workers. A version holds
+the trained tensors only, under the checkpoint's (hub) names; the frozen audio tower and adapter keep their values.
+
+Memory beyond the model: `check` has one tensor at a time. While it loads, vLLM keeps the tensors of the module that is
+being filled (one linear or embedding, or all experts of a layer) until the last of them is there, then makes that
+module anew beside them and copies it over: twice the largest module, on a CPU with its packed form three times.
 """
 
 from __future__ import annotations
@@ -12,8 +15,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -23,53 +24,44 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from xopd.v1 import weights_pb2 as pb
-from xopd.weights import fetch_weights
-from xopd.weights.base import WeightsUnavailableError
-from xopd.weights.contents import TrainedTensors
+from xopd.weights.base import WeightReceiver, WeightsUnavailableError
+from xopd.weights.transports import Receivers
 
-BACKEND = "xopd-store"
-REFUSED = "weights refused: "
-"""Begins the text of a refusal: of a worker's error, vLLM passes on the text alone."""
+BACKEND = "xopd"
+REJECTED = "weights rejected: "
+"""Begins the text of a rejection: of a worker's error, vLLM passes on the text alone."""
 
 
 @dataclass
-class StoreInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
-    """What every version is held against."""
+class ReceiverInitInfo(WeightTransferInitInfo):  # type: ignore[misc]
+    """What `Receivers.from_plain` needs."""
 
-    root: str
-    """URI of the weight store: nothing outside of it is read."""
+    settings: dict[str, Any]
     trained: dict[str, Any]
-    """TrainedTensors, as JSON has them."""
 
 
 @dataclass
-class StoreUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """What of a manifest the worker needs (see xopd.v1.WeightManifest), and which of the two calls this is."""
+class ReceiverUpdateInfo(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """A version, and which of the two calls this is."""
 
     stage: Literal["check", "load"]
-    uri: str
-    sha256: str
-    version: int
-    size_bytes: int
-    tensor_count: int
+    manifest: bytes
+    """xopd.v1.WeightManifest."""
 
 
-class StoreWeightTransferEngine(WeightTransferEngine[StoreInitInfo, StoreUpdateInfo]):  # type: ignore[misc]
-    """Loads one verified safetensors file into the model, in place."""
+class ReceiverWeightTransferEngine(WeightTransferEngine[ReceiverInitInfo, ReceiverUpdateInfo]):  # type: ignore[misc]
+    """Loads what a receiver yields into the model, in place."""
 
-    init_info_cls = StoreInitInfo
-    update_info_cls = StoreUpdateInfo
+    init_info_cls = ReceiverInitInfo
+    update_info_cls = ReceiverUpdateInfo
     supports_draft_weight_update = False
 
-    def init_transfer_engine(self, init_info: StoreInitInfo) -> None:
-        """Learn what versions must hold."""
-        self.root = init_info.root
-        self.trained = TrainedTensors.from_plain(init_info.trained)
-        self.checked: dict[str, torch.Tensor] = {}
+    def init_transfer_engine(self, init_info: ReceiverInitInfo) -> None:
+        """Learn how versions travel, and what they must hold."""
+        self.receivers = Receivers.from_plain({"settings": init_info.settings, "trained": init_info.trained})
 
     def start_weight_update(self) -> None:
-        """Nothing yet: the model is opened for loading only once everything is verified."""
-        self.checked = {}
+        """Nothing yet: the model is opened for loading only once everything is checked."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """One stage of an update.
@@ -81,40 +73,24 @@ class StoreWeightTransferEngine(WeightTransferEngine[StoreInitInfo, StoreUpdateI
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
-    def receive_weights(self, update_info: StoreUpdateInfo) -> None:
-        """Fetch and verify, or load layer by layer into the tensors that the kernels hold."""
-        if update_info.stage == "check":
-            try:
-                self.checked = self._verified(update_info)
-            except WeightsUnavailableError as error:
-                raise WeightsUnavailableError(f"{REFUSED}{error}") from None
+    def receive_weights(self, update_info: ReceiverUpdateInfo) -> None:
+        """Check a version, or load it layer by layer into the tensors that the kernels hold."""
+        manifest = pb.WeightManifest.FromString(update_info.manifest)
+        if update_info.stage == "load":
+            self._load(self.receivers.of(manifest), manifest)
             return
-        tensors, self.checked = self.checked, {}
+        try:
+            self.receivers.of(manifest).check(manifest)
+        except WeightsUnavailableError as error:
+            raise WeightsUnavailableError(f"{REJECTED}{error}") from None
+
+    def _load(self, receiver: WeightReceiver, manifest: pb.WeightManifest) -> None:
         initialize_layerwise_reload(self.model)
         try:
-            self.model.load_weights(tensors.items())
+            self.model.load_weights(receiver.tensors(manifest))
         finally:
             # Also after a failure: layers that were not loaded get their tensors back.
             finalize_layerwise_reload(self.model, self.model_config)
-
-    def _verified(self, update_info: StoreUpdateInfo) -> dict[str, torch.Tensor]:
-        manifest = pb.WeightManifest(
-            uri=update_info.uri,
-            sha256=update_info.sha256,
-            version=update_info.version,
-            size_bytes=update_info.size_bytes,
-        )
-        where = f"weight version {update_info.version}: {update_info.uri}"
-        try:
-            tensors = load(fetch_weights(manifest, self.root, self.trained.most_bytes))
-        except SafetensorError as error:
-            raise WeightsUnavailableError(f"{where} is no safetensors file ({error})") from None
-        if len(tensors) != update_info.tensor_count:
-            raise WeightsUnavailableError(
-                f"{where} holds {len(tensors)} tensors, its manifest says {update_info.tensor_count}"
-            )
-        self.trained.check(update_info.version, tensors)
-        return tensors
 
     def finish_weight_update(self) -> None:
         """Nothing is left to do."""
@@ -130,4 +106,4 @@ def register() -> None:
     calls it in worker processes that are spawned afresh.
     """
     if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, StoreWeightTransferEngine)
+        WeightTransferEngineFactory.register_engine(BACKEND, ReceiverWeightTransferEngine)

@@ -6,7 +6,6 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,7 @@ from xopd.streams.memory import redis_ceiling, refuse_eviction
 from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import Tracer, tracing
 from xopd.v1 import weights_pb2
-from xopd.weights import WeightStore
-from xopd.weights.store import store_uri
+from xopd.weights.transports import make_sender
 from xopd.wire import PROTOCOL
 from xopd_trainer.dispatch.collector import Collector
 from xopd_trainer.dispatch.dispatcher import Dispatcher
@@ -51,7 +49,7 @@ from xopd_trainer.probe import Prober
 from xopd_trainer.run import Parts, Run
 from xopd_trainer.state.history import History
 from xopd_trainer.state.lease import TrainerLease, locked_folder
-from xopd_trainer.state.publisher import Publisher, weight_file
+from xopd_trainer.state.publisher import Publisher
 from xopd_trainer.state.records import Records
 from xopd_trainer.state.run_files import RunFiles
 from xopd_trainer.state.status import Status, StatusKeeper
@@ -184,12 +182,11 @@ def _parts(
         vocabulary_fingerprint=conditionings.family.vocabulary.fingerprint,
         started_at=time.time(),
     )
-    uri = store_uri(config)
     publisher = Publisher(
         lease,
-        WeightStore(uri, run_id, config.weights.keep),
+        make_sender(config, run_id),
         info,
-        partial(weight_file, learner),
+        learner.publish,
         retry_policy,
         tracer,
         on_full_disk=metrics.outage_waits.inc,
@@ -247,5 +244,4 @@ def _parts(
         status_keeper=StatusKeeper(client, keys, status, publisher, ledger, teacher),
         records=records,
         metrics=metrics,
-        store_uri=uri,
     )

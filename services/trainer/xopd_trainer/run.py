@@ -17,7 +17,6 @@ from xopd.ledger.begun import refuse_changes, write_begun
 from xopd.prompts.conditionings import Conditionings
 from xopd.scoring import ScoringError, TeacherClient
 from xopd.service.lifecycle import end_tasks
-from xopd.weights.store import remove_leftovers
 from xopd_trainer.dispatch.collector import Collector
 from xopd_trainer.dispatch.data_order import DataOrder
 from xopd_trainer.dispatch.dispatcher import Dispatcher
@@ -62,7 +61,6 @@ class Parts:
     status_keeper: StatusKeeper
     records: Records
     metrics: TrainerMetrics
-    store_uri: str
 
 
 class Run:
@@ -235,6 +233,6 @@ class Run:
         """Remove what an earlier life left: its run id is gone, so all of it is stale."""
         keys = self.parts.lease.keys
         await self.parts.lease.client.delete(keys.prompts, keys.trajectories, keys.weights)
-        remove_leftovers(self.parts.store_uri)
+        self.parts.publisher.sender.clear()
         await self.parts.dispatcher.prompts.ensure_group()
         await self.parts.collector.trajectories.ensure_group()

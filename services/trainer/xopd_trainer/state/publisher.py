@@ -1,66 +1,31 @@
-"""The publisher: writes a weight version to the store, announces it, and keeps the run's own key alive.
+"""The publisher: has a weight version sent, announces it, and keeps the run's own key alive.
 
-A store that is full and a Redis that is away are waited for. A version that is damaged in the store is written again.
+A full disk and a Redis that is away are waited for. A version that was lost or damaged on its way is sent again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 from opentelemetry.trace import SpanKind
-from safetensors.torch import save
 
 from xopd.errors import UserError
 from xopd.streams.retry import RetryPolicy
 from xopd.telemetry import NO_TRACER, Tracer, child_span, traceparent_of
 from xopd.v1 import weights_pb2 as pb
-from xopd.weights import WeightAnnouncements, WeightStore
-from xopd.weights.base import NamedTensors
-from xopd_trainer.learning.handle import LearnerHandle
+from xopd.weights import WeightAnnouncements, WeightSender
+from xopd.weights.base import VersionChangedError
 from xopd_trainer.state.lease import TrainerLease
 
 log = structlog.get_logger(__name__)
+SendPolicy = Callable[[int, WeightSender], Awaitable[pb.WeightManifest]]
+"""Sends the policy as it is now, as this version, through the sender, in the thread that owns the policy."""
 MEND_EVERY_S = 5.0
 """All groups of a step miss a version at once; so long after a look at it, another would see the same (seconds)."""
-
-
-@dataclass(frozen=True)
-class WeightFile:
-    """What a weight version holds."""
-
-    data: bytes
-    """A whole safetensors file of tensors under hub names."""
-    tensor_count: int
-
-
-class _InMemory:
-    """A `WeightSender` that sends nothing, and keeps the version as a file in memory."""
-
-    transport = place = ""
-
-    def clear(self) -> None:
-        """Nothing is left over."""
-
-    def send(self, version: int, tensors: NamedTensors) -> pb.WeightManifest:
-        """Keep it."""
-        self.file = WeightFile(save(dict(tensors), {"format": "pt"}), len(tensors.specs))
-        return pb.WeightManifest(version=version)
-
-    def fault_of(self, manifest: pb.WeightManifest) -> str | None:
-        """None: memory has no faults."""
-        return None
-
-
-async def weight_file(learner: LearnerHandle) -> WeightFile:
-    """The trained tensors as they are now."""
-    kept = _InMemory()
-    await learner.publish(0, kept)
-    return kept.file
 
 
 class Publisher:
@@ -69,27 +34,27 @@ class Publisher:
     def __init__(
         self,
         lease: TrainerLease,
-        store: WeightStore,
+        sender: WeightSender,
         info: pb.RunInfo,
-        policy: Callable[[], Awaitable[WeightFile]],
+        send_policy: SendPolicy,
         retry_policy: RetryPolicy,
         tracer: Tracer = NO_TRACER,
         *,
         on_full_disk: Callable[[], None] = lambda: None,
         on_mended: Callable[[int], None] = lambda version: None,
     ) -> None:
-        """Publish what `policy` gives through `store`, and announce it as the holder of `lease`.
+        """Publish what `send_policy` sends through `sender`, and announce it as the holder of `lease`.
 
-        What cannot be reached is dealt with by `retry_policy`; `on_full_disk` is called before each wait for the store,
-        `on_mended` with a version that had to be written again.
+        What cannot be reached is dealt with by `retry_policy`; `on_full_disk` is called before each wait for the
+        sender's place, `on_mended` with a version that had to be sent again.
         """
         self.tracer = tracer
         self.lease = lease
         self.client = lease.client
         self.keys = lease.keys
-        self.store = store
+        self.sender = sender
         self.info = info
-        self.policy = policy
+        self.send_policy = send_policy
         self.retry_policy = retry_policy
         self.announcements = WeightAnnouncements(lease.client, lease.keys)
         self.published_bytes = 0
@@ -97,7 +62,7 @@ class Publisher:
         self.on_mended = on_mended
         self._newest: pb.WeightManifest | None = None
         self._looked = (-1, 0.0)
-        """The version that was last looked at in the store, and when (time.monotonic)."""
+        """The version of which a fault was last looked for, and when (time.monotonic)."""
 
     @property
     def version(self) -> int:
@@ -105,27 +70,26 @@ class Publisher:
         return self._newest.version if self._newest is not None else 0
 
     async def publish(self, version: int) -> None:
-        """Store the policy as policy version `version`, then announce it.
+        """Send the policy as policy version `version`, then announce it.
 
-        The bytes are in the store before anybody hears of them.
+        It can be fetched before anybody hears of it.
 
         Raises:
-            UserError: if the store cannot be written to, or Redis not be reached, for too long.
+            UserError: if it cannot be sent, or Redis not be reached, for too long.
         """
         about = {"xopd.policy_version": version}
         with child_span(self.tracer, "publish", about, kind=SpanKind.PRODUCER) as span:
-            file = await self.policy()
-            span.set_attribute("xopd.bytes", len(file.data))
-            manifest = await self._stored(version, file)
+            manifest = await self._send(version)
+            span.set_attribute("xopd.bytes", manifest.size_bytes)
             manifest.traceparent = traceparent_of(span)
             self._newest = manifest
-            self.published_bytes += len(file.data)
+            self.published_bytes += manifest.size_bytes
             await self._announce(manifest)
 
     async def mend(self) -> None:
-        """A pod could not have the newest version: announce it again, and write it again where the store has lost it.
+        """A pod could not have the newest version: announce it again, and send it again where it cannot be fetched.
 
-        The policy must still be that version.
+        The policy must still be that version: another is never sent under its number.
 
         Raises:
             UserError: as `publish`.
@@ -134,14 +98,14 @@ class Publisher:
         looked_at_version, at = self._looked
         if manifest is None or (looked_at_version == manifest.version and time.monotonic() - at < MEND_EVERY_S):
             return
-        problem = await asyncio.to_thread(self.store.fault_of, manifest)
+        problem = await asyncio.to_thread(self.sender.fault_of, manifest)
         if problem is not None:
-            file = await self.policy()
-            if hashlib.sha256(file.data).hexdigest() != manifest.sha256:
-                log.error("a damaged weight version cannot be written again: the policy has moved on", fault=problem)
+            try:
+                await self._send(manifest.version)
+            except VersionChangedError:
+                log.error("a damaged weight version cannot be sent again: the policy has moved on", fault=problem)
                 return
-            log.error("weight version written again", version=manifest.version, fault=problem)
-            await self._stored(manifest.version, file)
+            log.error("weight version sent again", version=manifest.version, fault=problem)
             self.on_mended(manifest.version)
         await self._announce(manifest)
         self._looked = manifest.version, time.monotonic()
@@ -163,15 +127,15 @@ class Publisher:
             await self._announce(self._newest)
         await self.announce_run()
 
-    async def _stored(self, version: int, file: WeightFile) -> pb.WeightManifest:
-        storing = replace(self.retry_policy, on_retry=self.on_full_disk)
+    async def _send(self, version: int) -> pb.WeightManifest:
+        sending = replace(self.retry_policy, on_retry=self.on_full_disk)
         try:
-            async for attempt in storing.attempts(f"storing weight version {version}"):
+            async for attempt in sending.attempts(f"sending weight version {version}"):
                 with attempt:
-                    manifest = await asyncio.to_thread(self.store.put, version, file.data, file.tensor_count)
+                    manifest = await self.send_policy(version, self.sender)
         except OSError as error:
             raise UserError(
-                f"weights.uri {self.store.uri}: version {version} cannot be stored ({error}); free space there or"
+                f"{self.sender.place}: version {version} cannot be stored ({error}); free space there or"
                 " correct the setting, then resume."
             ) from None
         return manifest
