@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from opentelemetry import trace
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from xopd_trainer.learning.learner import StepResult
-from xopd_trainer.step import StepRunner
 from xopd_trainer.telemetry.metrics import TrainerMetrics
+from xopd_trainer.telemetry.step import observed_step
 
 from tools.metrics_page import BY_LABEL, BY_SERIES, PAGE, Series, label_values, page, registries, series_of
 from xopd.ledger import Accounts
+from xopd.scoring import client
+from xopd.telemetry import NO_TRACER
 from xopd.v1 import trajectory_pb2 as pb
 
 SERVICES = ("trainer", "rollout", "teacher")
@@ -83,11 +88,19 @@ def test_a_step_fills_the_trainers_figures() -> None:
     assert value("xopd_trainer_loss", part="cross") is None
 
 
-def test_policy_lag_is_split_where_the_answer_arrives() -> None:
+async def test_policy_lag_is_split_where_the_answer_arrives() -> None:
     """Sampled from versions 3 and 4, come when 5 was the newest, trained by version 7 in step 8."""
-    runner = SimpleNamespace(publisher=SimpleNamespace(version=5), lag_in_flight=0, lag_in_queue=0)
     answer = pb.TrajectoryGroup(
-        trajectories=[pb.Trajectory(policy_versions=[4, 4]), pb.Trajectory(policy_versions=[3])]
+        trajectories=[
+            pb.Trajectory(token_ids=[1, 2], policy_versions=[4, 4]),
+            pb.Trajectory(token_ids=[1], policy_versions=[3]),
+        ]
     )
-    StepRunner._note_lag(runner, 8, answer)  # type: ignore[arg-type]
-    assert (runner.lag_in_flight, runner.lag_in_queue) == (2, 2)
+    arrived = asyncio.get_running_loop().create_future()
+    arrived.set_result(answer)
+    teacher: Any = SimpleNamespace(counters=client.Counters())
+    with observed_step(NO_TRACER, teacher, lambda: 5, 8, {}) as seen:
+        assert await seen.arrival(arrived, trace.INVALID_SPAN) is answer
+    result = StepResult(0.0, 0.0, None, 0.0, 0.0, False, {}, {"rollout": 0, "teacher": 0, "trainer": 0})
+    finished = seen.finished(result, 5)
+    assert (finished.lag_in_flight, finished.lag_in_queue) == (2, 2)
