@@ -8,6 +8,7 @@ Format: https://huggingface.co/docs/safetensors: 8 bytes of length (little-endia
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,6 +57,28 @@ class Readable(Protocol):
     def fill(self, view: memoryview) -> None:
         """Read exactly as many bytes as `view` has. Raises FormatError where the file ends before."""
         ...
+
+
+class HashedWriter:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: Writable) -> None:
+        """Write on to `file`."""
+        self.size = 0
+        """Bytes written."""
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, as hexadecimal digits."""
+        return self._hash.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write `data`, hashed on the way."""
+        self._hash.update(data)
+        self._file.write(data)
+        self.size += len(data)
 
 
 def write_safetensors(file: Writable, tensors: NamedTensors, metadata: Mapping[str, str] | None = None) -> None:

@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import fsspec
 from torch import Tensor
@@ -26,7 +25,7 @@ from xopd.data.places import PlaceError, Places, is_local, local_path
 from xopd.v1 import weights_pb2 as pb
 from xopd.weights.base import NamedTensors, TensorSpec, VersionChangedError, WeightsUnavailableError
 from xopd.weights.contents import TrainedTensors
-from xopd.weights.safetensors_file import CHUNK, FormatError, read_header, read_tensor, write_safetensors
+from xopd.weights.safetensors_file import CHUNK, FormatError, HashedWriter, read_header, read_tensor, write_safetensors
 from xopd.wire import PROTOCOL
 
 
@@ -66,7 +65,7 @@ class StoreSender:
         partial = f"{name}.{uuid.uuid4().hex}.part"
         try:
             with self.filesystem.open(partial, "wb") as file:
-                written = _HashedWriter(file)
+                written = HashedWriter(file)
                 write_safetensors(written, tensors, {"format": "pt"})
             if self._sent.get(version, written.sha256) != written.sha256:
                 raise VersionChangedError(f"weight version {version} was sent before with other tensors")
@@ -201,24 +200,6 @@ class StoreReceiver:
                 yield spec.name, tensor
                 # Else it would still be here while the next one is read.
                 del tensor
-
-
-class _HashedWriter:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: Any) -> None:
-        self.size = 0
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self._file.write(data)
-        self.size += len(data)
 
 
 class _StoredVersion:

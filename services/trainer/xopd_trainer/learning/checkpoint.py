@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import structlog
 from safetensors import SafetensorError, safe_open
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from xopd.errors import UserError
 from xopd.weights.base import NamedTensors
-from xopd.weights.safetensors_file import write_safetensors
+from xopd.weights.safetensors_file import HashedWriter, write_safetensors
 
 log = structlog.get_logger(__name__)
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "state.json"
@@ -120,25 +120,9 @@ def _newest_first(folder: Path) -> list[Path]:
 def _write(tensors: NamedTensors, path: Path) -> str:
     """Write a safetensors file; returns its SHA-256."""
     with path.open("wb") as file:
-        hashed = _HashedWriter(file)
+        hashed = HashedWriter(file)
         write_safetensors(hashed, tensors)
     return hashed.sha256
-
-
-class _HashedWriter:
-    """A file that is hashed while it is written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._hash = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> None:
-        self._hash.update(data)
-        self._file.write(data)
 
 
 def _read(path: Path) -> Iterator[tuple[str, Tensor]]:
