@@ -185,8 +185,8 @@ class Engine:
             raise EngineDiedError(str(error)) from None
 
     def close(self) -> None:
-        """End the engine's process."""
-        self._llm.shutdown(timeout=2.0)
+        """End the engine's process. It holds nothing that would be missed: it gets no time to tidy its memory up."""
+        self._llm.shutdown(timeout=0.5)
 
     async def _one(self, request: dict[str, Any], seed: int, sampling: pb.Sampling) -> RequestOutput:
         params = SamplingParams(

@@ -25,7 +25,7 @@ from xopd.families.checkpoint_files import check_weight_files
 from xopd.security import Credentials
 from xopd.service.folders import ensure_writable
 from xopd.service.http import bind, http_url, reachable_host, serving
-from xopd.service.lifecycle import announce_addresses
+from xopd.service.lifecycle import announce_addresses, large_imports
 from xopd.streams import DeadLetters, Keys, connect
 from xopd.streams.memory import refuse_eviction
 from xopd.telemetry import tracing
@@ -160,7 +160,8 @@ class Pod:
     # What follows runs in threads, and imports transformers, vLLM and torch there: /healthz answers meanwhile.
 
     def _open_family(self) -> ModelFamily:
-        from xopd.families import open_family
+        with large_imports():
+            from xopd.families import open_family
 
         return open_family(self.config.student.path, self.config.student.family)
 
@@ -177,9 +178,10 @@ class Pod:
         return Receivers(receiver_settings(self.config), TrainedTensors.of(family, self.config.student.dtype))
 
     def _start_engine(self, receivers: Receivers) -> PolicyEngine:
-        import torch
+        with large_imports():
+            import torch
 
-        from xopd_rollout.engine import Engine
+            from xopd_rollout.engine import Engine
 
         try:
             engine = Engine(self.config, receivers)

@@ -14,6 +14,7 @@ from xopd.service.lifecycle import (
     StoppedEarlyError,
     announce_addresses,
     insecurely,
+    large_imports,
     run_service,
 )
 from xopd.telemetry.logs import configure_logging
@@ -51,8 +52,9 @@ def main(
         refuse_insecure_calls(settings)
         refuse_insecure_redis(settings)
         credentials = read_credentials(settings.security)
-        from xopd_trainer.app import make_trainer_app
-        from xopd_trainer.assembly import assembled, ensure_folders
+        with large_imports():
+            from xopd_trainer.app import make_trainer_app
+            from xopd_trainer.assembly import assembled, ensure_folders
 
         # Before the model is loaded and a teacher is waited for: a taken port or a missing volume is told at once.
         listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")

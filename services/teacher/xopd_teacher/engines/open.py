@@ -6,6 +6,7 @@ import numpy as np
 
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
+from xopd.service.lifecycle import large_imports
 from xopd_teacher.engines.base import Engine, Floats
 from xopd_teacher.engines.probe import probe_logprobs
 
@@ -28,9 +29,11 @@ def open_engine(settings: TeacherSettings) -> tuple[Engine, Floats]:
 
 def _open(settings: TeacherSettings) -> Engine:
     if settings.engine == "vllm":
-        from xopd_teacher.engines.vllm_engine import VllmEngine
+        with large_imports():
+            from xopd_teacher.engines.vllm_engine import VllmEngine
 
         return VllmEngine(settings)
-    from xopd_teacher.engines.transformers_engine import TransformersEngine
+    with large_imports():
+        from xopd_teacher.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(settings)

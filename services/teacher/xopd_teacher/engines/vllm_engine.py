@@ -24,6 +24,7 @@ import torch
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError, first_line
 from xopd.families.checkpoint_files import check_weight_files
+from xopd.service.lifecycle import large_imports
 from xopd.wire import TokenScores
 from xopd_teacher.engines.base import (
     Batch,
@@ -64,7 +65,8 @@ class VllmEngine:
         if settings.threads:
             os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
         try:
-            from vllm import LLM
+            with large_imports():
+                from vllm import LLM
         except ImportError as error:
             raise UserError(f"teacher.engine vllm: it cannot be imported ({first_line(error)}); install it.") from None
         try:
