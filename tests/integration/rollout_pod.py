@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ import soundfile
 import torch
 import yaml
 
+from tests.integration.forked import Service
 from tests.random_models import make_student
 from xopd.families import open_family
 from xopd.families.tensors import hub_state
@@ -32,7 +32,6 @@ from xopd.weights import TensorsInMemory, WeightAnnouncements
 from xopd.weights.store import StoreSender
 from xopd.wire import PROTOCOL, decode_trajectory_group
 
-ROOT = Path(__file__).resolve().parents[2]
 START_S = 180.0
 """Longest wait for a pod (seconds): generous, for machines that are busy with other things."""
 
@@ -102,14 +101,8 @@ class PodProcess:
         self.address = config.parent / f"{pod_id}-{stamp}.json"
         options = [word for one in (f"rollout.pod_id={pod_id}", *sets) for word in ("--set", one)]
         options += ["--insecure"] if insecure else []
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *module, "--config", str(config), *options],
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, "XOPD_ADDRESS_FILE": str(self.address)},
-            )
+        env = {**os.environ, "XOPD_ADDRESS_FILE": str(self.address)}
+        self.process = Service([*module, "--config", str(config), *options], self.log, env)
 
     def until_ready(self) -> PodProcess:
         """Wait for /readyz."""

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.forked import Service
 
 
 class TeacherProcess:
@@ -28,7 +27,7 @@ class TeacherProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.settings = {"path": str(checkpoint), **settings}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Service | None = None
         self.grpc = self.http = ""
 
     def start(self, wait: bool = True) -> TeacherProcess:
@@ -37,11 +36,8 @@ class TeacherProcess:
         tree = {"data": {"manifest": "none.jsonl"}, "student": {"path": "none"}, "teacher": self.settings}
         config.write_text(yaml.safe_dump(tree))
         addresses.unlink(missing_ok=True)
-        with (self.folder / "log.txt").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "xopd_teacher", "--config", str(config)],
-                stdout=log, stderr=log, cwd=ROOT, env={**os.environ, "XOPD_ADDRESS_FILE": str(addresses)},
-            )  # fmt: skip
+        env = {**os.environ, "XOPD_ADDRESS_FILE": str(addresses)}
+        self.process = Service(["xopd_teacher", "--config", str(config)], self.folder / "log.txt", env)
         self._until(addresses.exists)
         found = json.loads(addresses.read_text())
         self.grpc, self.http = found["grpc"], f"http://{found['http']}"

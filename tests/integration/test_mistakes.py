@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import ROOT, make_world
+from tests.e2e.world import make_world
+from tests.integration.forked import run
 from xopd.local.embedded_redis import HOST
 
 
@@ -33,17 +32,9 @@ def sentence(service: str, world: Path, *sets: str) -> str:
     """What `service` ends with; nothing that it would connect to is there."""
     # Redis and teacher are not there: a sentence about them would mean that the mistake was found too late.
     given = ["redis.url=redis://127.0.0.1:1", "redis.connect_timeout_s=1", "teacher.endpoints=[127.0.0.1:1]", *sets]
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", f"xopd_{service}", "--config", str(world)),
-            *(word for each in given for word in ("--set", each)),
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("XOPD_")},
-        timeout=90,
-        check=False,
+    done = run(
+        [f"xopd_{service}", "--config", str(world), *(word for each in given for word in ("--set", each))],
+        {name: value for name, value in os.environ.items() if not name.startswith("XOPD_")},
     )
     assert done.returncode == 2, done.stderr[-3000:]
     assert "Traceback" not in done.stderr

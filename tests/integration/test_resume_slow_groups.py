@@ -6,10 +6,7 @@ A resume that went on with what was answered would favour short responses: the l
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,7 +14,8 @@ from pathlib import Path
 import pytest
 from xopd_trainer.dispatch.data_order import DataOrder
 
-from tests.e2e.world import ROOT, make_world
+from tests.e2e.world import make_world
+from tests.integration.forked import Service
 from tests.integration.teacher_process import TeacherProcess
 from tests.integration.test_trainer_hostile_pod import KEYS, Pod
 from xopd.config import load_config
@@ -73,11 +71,8 @@ def server(tmp_path):
 def trainer(tmp_path: Path, config: Path, *settings: str):
     """A life of the trainer; gives its process."""
     sets = [part for setting in settings for part in ("--set", setting)]
-    with (tmp_path / f"trainer-{time.monotonic_ns()}.log").open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "xopd_trainer", "--config", str(config), "--resume", *sets],
-            stdout=output, stderr=output, cwd=ROOT, env=os.environ,
-        )  # fmt: skip
+    log = tmp_path / f"trainer-{time.monotonic_ns()}.log"
+    process = Service(["xopd_trainer", "--config", str(config), "--resume", *sets], log)
     try:
         yield process
     finally:

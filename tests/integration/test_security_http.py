@@ -18,11 +18,11 @@ from prometheus_client import CollectorRegistry
 
 from tests.certificates import Authority
 from tests.e2e.world import make_world
+from tests.integration.forked import run
 from xopd.security import Credentials
 from xopd.security.tls import Certificate, client_context
 from xopd.service.http import bind, make_app, serving
 
-ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef-of-a-test"
 
 
@@ -117,14 +117,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(package: str, config: Path, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("XOPD_")}
-    return subprocess.run(
-        [sys.executable, "-m", package, "--config", str(config), *options],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-        env={**clean, **env},
-    )
+    return run([package, "--config", str(config), *options], {**clean, **env})
 
 
 def assert_one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:

@@ -8,9 +8,6 @@ and a checkpoint, from which honest pods bring it to its end.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,7 +17,8 @@ import redis
 import torch
 from safetensors.torch import load_file
 
-from tests.e2e.world import ROOT, make_world
+from tests.e2e.world import make_world
+from tests.integration.forked import Service
 from tests.integration.teacher_process import TeacherProcess
 from xopd.ledger.audit import audit_run
 from xopd.local.embedded_redis import EmbeddedServer
@@ -102,11 +100,7 @@ def train(tmp_path, server):
         log = tmp_path / f"trainer-{time.monotonic_ns()}.log"
         settings = (f"redis.url={server.url}", f"teacher.endpoints=[{teacher.grpc}]")
         sets = [part for setting in settings for part in ("--set", setting)]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "xopd_trainer", "--config", str(config), "--resume", *sets],
-                stdout=output, stderr=output, cwd=ROOT, env=os.environ,
-            )  # fmt: skip
+        process = Service(["xopd_trainer", "--config", str(config), "--resume", *sets], log)
         try:
             pod.answer_until(lambda: process.poll() is not None)
         finally:
