@@ -190,6 +190,7 @@ def wait_for_steps(process: subprocess.Popen[str], folder: Path, steps: int) -> 
         time.sleep(0.1)
 
 
+@pytest.mark.long
 def test_a_stopped_comparison_goes_on_and_a_killed_trainer_too(tmp_path):
     path = write_comparison(tmp_path, {"xopd": {}}, seeds=[0, 1], jobs=1, set={"run.steps": 10, "evals.every": 0})
     folder, second = (tmp_path / "compared" / "all" / "cells" / "xopd" / f"seed-{seed}" for seed in (0, 1))
@@ -220,6 +221,7 @@ def test_a_stopped_comparison_goes_on_and_a_killed_trainer_too(tmp_path):
     assert any(event["step"] == done for event in records(folder, "event"))
 
 
+@pytest.mark.long
 def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     entries = {"xopd": {}, "sft": {"objective.method": "sft", "objective.target": "nobody's"}}
     path = write_comparison(tmp_path, entries, jobs=1, set={"run.steps": 1, "evals.every": 0})

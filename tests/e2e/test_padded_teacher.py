@@ -6,7 +6,7 @@ import pytest
 
 from tests.e2e.world import make_world
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def spoil(folder: Path) -> None:
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
-@pytest.mark.parametrize("method", ["xopd", "sft"])
+@pytest.mark.parametrize("method", ["xopd", pytest.param("sft", marks=pytest.mark.long)])
 def test_training_goes_on(tmp_path, method) -> None:
     config = make_world(tmp_path, objective={"method": method, "samples": 2 if method == "xopd" else 1})
     spoil(tmp_path)

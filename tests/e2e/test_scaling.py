@@ -17,7 +17,7 @@ import redis
 from tests.e2e.world import ROOT, Run, make_world
 from xopd.local.embedded_redis import redis_of_run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 STEPS = 150
 PATIENCE_S = 240.0
 

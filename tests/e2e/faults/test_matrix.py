@@ -1,6 +1,6 @@
 """Every kind of fault on every part, one after another on one running system, as `xopd chaos` does it for a user.
 
-A short form has a few of them: a part that dies, one that stands still, one that is cut off, and data that are gone.
+A short form has some of them: parts that die, join, leave, stand still and are cut off, and data that are gone.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from xopd.chaos.faults import FAULTS
 pytestmark = pytest.mark.timeout(1500)
 FEW = (
     "rollout: killed",
+    "rollout: one more pod joins",
+    "rollout: a pod leaves (SIGTERM)",
     "teacher: frozen for longer than a lease",
     "trainer: killed between checkpoints",
     "redis: connections reset",
