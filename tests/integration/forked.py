@@ -1,6 +1,6 @@
 """Services as processes of their own that need not import torch or vLLM first: forked off a process that has.
 
-`Service` starts one and looks like `subprocess.Popen`. It is what `python -m MODULE ARGUMENTS` would be: a process with
+`start` starts one; the outcome looks like `subprocess.Popen`. It is what `python -m MODULE ARGUMENTS` would be: a process with
 its own standard streams, environment and arguments, that runs the module as `__main__` and ends as Python ends. What
 differs is that the libraries below are in memory already. Whole runs (tests/e2e) start services without this.
 
@@ -52,20 +52,31 @@ LIBRARIES = {
 """What each kind of process imports before it forks: libraries alone, nothing of ours."""
 
 
+VLLM = ("xopd_rollout", "tests.integration.faulty_pod")
+"""Modules that are forked off the process that has vLLM."""
+READ_AT_IMPORT = ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+"""Variables that a library reads when it is imported: with one of them, a service is started afresh."""
+
+
+def start(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, errors: Path | None = None
+) -> Service | subprocess.Popen[bytes]:
+    """Start `python -m *command` in `env`; its output is appended to `log`, standard error to `errors` if given."""
+    env = dict(os.environ if env is None else env)
+    if any(name in env for name in READ_AT_IMPORT):
+        with log.open("ab") as out, (errors or log).open("ab") as err:
+            return subprocess.Popen([sys.executable, "-m", *command], stdout=out, stderr=err, cwd=ROOT, env=env)
+    request = {"command": list(command), "files": [str(log), str(errors or log)], "env": env}
+    return Service(_forker("vllm" if command[0] in VLLM else "transformers"), request)
+
+
 class Service:
-    """`python -m *command` in `env`, its output appended to `log`; the methods are those of Popen."""
+    """A forked service; the methods are those of Popen."""
 
-    def __init__(
-        self, command: Sequence[str], log: Path, env: Mapping[str, str] = os.environ, errors: Path | None = None
-    ) -> None:
-        """Fork it off a process that has vLLM where it is a rollout pod, and transformers otherwise.
-
-        `errors` is where standard error goes, if apart.
-        """
-        kind = "vllm" if any("rollout" in word or "faulty_pod" in word for word in command[:1]) else "transformers"
-        self._of = _forker(kind)
-        files = [str(log), str(errors or log)]
-        self.pid = self._of.fork({"command": list(command), "files": files, "env": dict(env)})
+    def __init__(self, forker: _Forker, request: dict[str, Any]) -> None:
+        """Have it forked."""
+        self._of = forker
+        self.pid = forker.fork(request)
 
     @property
     def returncode(self) -> int | None:
@@ -101,7 +112,7 @@ def run(command: Sequence[str], env: Mapping[str, str], timeout_s: float = 90.0)
     """Run `python -m *command` to its end, as subprocess.run does."""
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "stdout"), Path(folder, "stderr")
-        service = Service(command, out, env, errors)
+        service = start(command, out, env, errors)
         try:
             status = service.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -118,7 +129,11 @@ class _Forker:
         self.forked: list[int] = []
         self.news = threading.Condition()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+            [sys.executable, "-m", __name__, kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if name not in READ_AT_IMPORT},
         )
         threading.Thread(target=self._read, daemon=True).start()
         atexit.register(self.process.kill)

@@ -18,7 +18,7 @@ import soundfile
 import torch
 import yaml
 
-from tests.integration.forked import Service
+from tests.integration.forked import start
 from tests.random_models import make_student
 from xopd.families import open_family
 from xopd.families.tensors import hub_state
@@ -102,7 +102,7 @@ class PodProcess:
         options = [word for one in (f"rollout.pod_id={pod_id}", *sets) for word in ("--set", one)]
         options += ["--insecure"] if insecure else []
         env = {**os.environ, "XOPD_ADDRESS_FILE": str(self.address)}
-        self.process = Service([*module, "--config", str(config), *options], self.log, env)
+        self.process = start([*module, "--config", str(config), *options], self.log, env)
 
     def until_ready(self) -> PodProcess:
         """Wait for /readyz."""

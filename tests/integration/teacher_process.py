@@ -16,7 +16,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tests.integration.forked import Service
+from tests.integration.forked import Service, start
 
 
 class TeacherProcess:
@@ -27,7 +27,7 @@ class TeacherProcess:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.settings = {"path": str(checkpoint), **settings}
-        self.process: Service | None = None
+        self.process: Service | subprocess.Popen[bytes] | None = None
         self.grpc = self.http = ""
 
     def start(self, wait: bool = True) -> TeacherProcess:
@@ -37,7 +37,7 @@ class TeacherProcess:
         config.write_text(yaml.safe_dump(tree))
         addresses.unlink(missing_ok=True)
         env = {**os.environ, "XOPD_ADDRESS_FILE": str(addresses)}
-        self.process = Service(["xopd_teacher", "--config", str(config)], self.folder / "log.txt", env)
+        self.process = start(["xopd_teacher", "--config", str(config)], self.folder / "log.txt", env)
         self._until(addresses.exists)
         found = json.loads(addresses.read_text())
         self.grpc, self.http = found["grpc"], f"http://{found['http']}"

@@ -15,7 +15,7 @@ import pytest
 from xopd_trainer.dispatch.data_order import DataOrder
 
 from tests.e2e.world import make_world
-from tests.integration.forked import Service
+from tests.integration.forked import start
 from tests.integration.teacher_process import TeacherProcess
 from tests.integration.test_trainer_hostile_pod import KEYS, Pod
 from xopd.config import load_config
@@ -72,7 +72,7 @@ def trainer(tmp_path: Path, config: Path, *settings: str):
     """A life of the trainer; gives its process."""
     sets = [part for setting in settings for part in ("--set", setting)]
     log = tmp_path / f"trainer-{time.monotonic_ns()}.log"
-    process = Service(["xopd_trainer", "--config", str(config), "--resume", *sets], log)
+    process = start(["xopd_trainer", "--config", str(config), "--resume", *sets], log)
     try:
         yield process
     finally:

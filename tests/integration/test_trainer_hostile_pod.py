@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.e2e.world import make_world
-from tests.integration.forked import Service
+from tests.integration.forked import start
 from tests.integration.teacher_process import TeacherProcess
 from xopd.ledger.audit import audit_run
 from xopd.local.embedded_redis import EmbeddedServer
@@ -100,7 +100,7 @@ def train(tmp_path, server):
         log = tmp_path / f"trainer-{time.monotonic_ns()}.log"
         settings = (f"redis.url={server.url}", f"teacher.endpoints=[{teacher.grpc}]")
         sets = [part for setting in settings for part in ("--set", setting)]
-        process = Service(["xopd_trainer", "--config", str(config), "--resume", *sets], log)
+        process = start(["xopd_trainer", "--config", str(config), "--resume", *sets], log)
         try:
             pod.answer_until(lambda: process.poll() is not None)
         finally:
