@@ -2,7 +2,7 @@
 
 `start` starts one; the outcome looks like `subprocess.Popen`. It is what `python -m MODULE ARGUMENTS` would be: a
 process with its own standard streams, environment and arguments, that runs the module as `__main__` and ends as Python
-ends. What differs is that the libraries below are in memory already. Whole runs (tests/e2e) start services without this.
+ends. What differs is that the libraries below are in memory already. Whole runs (tests/e2e) do without this.
 
 `python -m tests.integration.forked KIND` is the process that forks. It reads one request a line, and writes a line when
 a child was forked and when one has ended.
