@@ -23,8 +23,8 @@ FEW = (
     "rollout: a pod leaves (SIGTERM)",
     "teacher: frozen for longer than a lease",
     "trainer: killed between checkpoints",
-    "redis: connections reset",
     "redis: comes back empty",
+    "redis: connections reset",
 )
 ONLY_FEW = f"import xopd.chaos.faults as f; f.FAULTS = tuple(one for one in f.FAULTS if one.name in {FEW}); "
 
