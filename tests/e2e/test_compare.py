@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +90,18 @@ def records(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def compared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("compare")
-    status, text = run(write_comparison(folder, {entry: ENTRIES[entry] for entry in COMPARISONS[request.param]}))
-    print(text[-6000:])
-    assert status == 0, text[-4000:]
-    return folder / "compared" / "all"
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a finished comparison, by its name in COMPARISONS."""
+
+    @functools.cache
+    def _compared(which: str) -> Path:
+        folder = tmp_path_factory.mktemp("compare")
+        status, text = run(write_comparison(folder, {entry: ENTRIES[entry] for entry in COMPARISONS[which]}))
+        print(text[-6000:])
+        assert status == 0, text[-4000:]
+        return folder / "compared" / "all"
+
+    return _compared
 
 
 def cell(compared: Path, entry: str) -> Path:
@@ -104,9 +112,9 @@ def entries_of(compared: Path) -> list[str]:
     return sorted(path.name for path in (compared / "cells").iterdir())
 
 
-@pytest.mark.parametrize(("compared", "entry"), CELLS, indirect=["compared"])
-def test_every_method_trains_and_its_accounts_close(compared, entry):
-    folder = cell(compared, entry)
+@pytest.mark.parametrize(("which", "entry"), CELLS)
+def test_every_method_trains_and_its_accounts_close(compared, which, entry):
+    folder = cell(compared(which), entry)
     summary = json.loads((folder / "summary.json").read_text())
     steps = records(folder, "step")
     assert [step["step"] for step in steps] == [1, 2, 3]
@@ -127,9 +135,9 @@ def test_every_method_trains_and_its_accounts_close(compared, entry):
         assert counts["dispatched"] == whole
 
 
-@pytest.mark.parametrize(("compared", "entry"), CELLS, indirect=["compared"])
-def test_every_method_has_the_same_probes(compared, entry):
-    probes = records(cell(compared, entry), "probe")
+@pytest.mark.parametrize(("which", "entry"), CELLS)
+def test_every_method_has_the_same_probes(compared, which, entry):
+    probes = records(cell(compared(which), entry), "probe")
     assert [probe["step"] for probe in probes] == [0, 2, 3]
     for probe in probes:
         for modality in ("text", "speech"):
@@ -142,41 +150,45 @@ def test_every_method_has_the_same_probes(compared, entry):
         assert probe["text"]["modality_gap"] is None
 
 
-@pytest.mark.parametrize("compared", COMPARED, indirect=True)
-def test_supervised_steps_have_a_likelihood_and_no_advantage(compared):
-    supervised = [entry for entry in entries_of(compared) if entry in SUPERVISED]
+@pytest.mark.parametrize("which", COMPARED)
+def test_supervised_steps_have_a_likelihood_and_no_advantage(compared, which):
+    folder = compared(which)
+    supervised = [entry for entry in entries_of(folder) if entry in SUPERVISED]
     assert supervised
     for entry in supervised:
-        step = records(cell(compared, entry), "step")[0]
+        step = records(cell(folder, entry), "step")[0]
         for modality in ("text", "speech"):
             assert step[modality]["nll"] > 0
             assert step[modality]["advantage"] is None
 
 
-@pytest.mark.parametrize("compared", COMPARED, indirect=True)
-def test_the_teachers_responses_are_kept(compared):
-    lines = (cell(compared, "offline-kd") / "teacher_responses.jsonl").read_text().splitlines()
+@pytest.mark.parametrize("which", COMPARED)
+def test_the_teachers_responses_are_kept(compared, which):
+    folder = compared(which)
+    lines = (cell(folder, "offline-kd") / "teacher_responses.jsonl").read_text().splitlines()
     stored = [json.loads(line) for line in lines]
     assert len({record["id"] for record in stored}) == len(stored) == 12
     assert all(record["token_ids"] for record in stored)
 
 
-@pytest.mark.parametrize("compared", COMPARED, indirect=True)
-def test_tables_and_report_are_written(compared):
+@pytest.mark.parametrize("which", COMPARED)
+def test_tables_and_report_are_written(compared, which):
+    folder = compared(which)
     for number in (1, 2, 3):
         for suffix in ("md", "tex", "csv"):
-            assert (compared / f"table{number}.{suffix}").stat().st_size > 100
-    with (compared / "table1.csv").open() as file:
+            assert (folder / f"table{number}.{suffix}").stat().st_size > 100
+    with (folder / "table1.csv").open() as file:
         rows = list(csv.reader(file))
     shown = " ".join(row[0] for row in rows)
-    assert all(name in shown for name in entries_of(compared) if name != "text-only")
-    assert "<svg" in (compared / "report.html").read_text()
+    assert all(name in shown for name in entries_of(folder) if name != "text-only")
+    assert "<svg" in (folder / "report.html").read_text()
 
 
-@pytest.mark.parametrize("compared", COMPARED, indirect=True)
-def test_finished_runs_are_not_run_again(compared):
-    before = {path: path.stat().st_mtime_ns for path in compared.glob("cells/*/seed-0/summary.json")}
-    status, text = run(compared.parents[1] / "compare.yaml")
+@pytest.mark.parametrize("which", COMPARED)
+def test_finished_runs_are_not_run_again(compared, which):
+    folder = compared(which)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/seed-0/summary.json")}
+    status, text = run(folder.parents[1] / "compare.yaml")
     assert status == 0 and before
     assert "begins" not in text
     assert {path: path.stat().st_mtime_ns for path in before} == before
