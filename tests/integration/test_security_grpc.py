@@ -77,7 +77,7 @@ class Pki:
     def __init__(self, folder: Path) -> None:
         self.authority = Authority(folder)
         self.foreign = Authority(folder / "foreign")
-        self.service = self.credentials("service")
+        self.service = self.issue("service")
 
     def issue(self, name: str, *hosts: str, authority: Authority | None = None, **options: Any) -> Credentials:
         expired = options.pop("expired", False)
