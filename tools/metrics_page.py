@@ -69,6 +69,7 @@ UNITS_BY_NAME = {
     "xopd_trainer_gradient_norm": "the loss's unit",
     "xopd_trainer_importance_ratio_max": "ratio",
     "xopd_trainer_importance_ratio_mean": "ratio",
+    "xopd_trainer_importance_ratio_std": "ratio",
     "xopd_trainer_learning_rate": "rate",
     "xopd_trainer_loss": "nats",
     "xopd_trainer_mended_weights": "versions",

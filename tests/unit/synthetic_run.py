@@ -24,7 +24,7 @@ def modality(rng: np.random.Generator, kl: float, tokens: int) -> dict[str, Any]
     return {
         "advantage": {"mean": -kl, "std": 2.2 * kl, "p5": -5.2 * kl, "p50": -0.02, "p95": 1.1 * kl},
         "kl": kl,
-        "ratio": {"mean": 1.0, "max": 1.0004, "clipped_share": 0.0},
+        "ratio": {"mean": 1.0, "std": 1e-4, "max": 1.0004, "clipped_share": 0.0},
         "entropy": 0.25 + 0.3 * kl,
         "length": float(rng.normal(14, 0.7)),
         "truncated": float(max(0.0, rng.normal(0.02, 0.01))),

@@ -60,7 +60,7 @@ def naive_signals(student, groups):
             **{f"p{q}": np.percentile(advantage, q) for q in (5, 50, 95)},
         },
         "kl": -advantage.mean(),
-        "ratio": {"mean": ratio.mean(), "max": ratio.max()},
+        "ratio": {"mean": ratio.mean(), "std": ratio.std(), "max": ratio.max()},
         "entropy": entropy.mean(),
         "teacher_mass": mass.mean(),
         "top_k_overlap": overlap.mean(),

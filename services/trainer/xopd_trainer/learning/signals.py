@@ -100,8 +100,12 @@ class SignalCollector:
         if "ratio" not in self._tokens:
             return None
         ratio = np.concatenate(self._tokens["ratio"])
+        with np.errstate(invalid="ignore"):
+            # Of a ratio that is infinite, which the step is skipped for, there is none.
+            spread = ratio.std(dtype=np.float64)
         return {
             "mean": float(ratio.mean()),
+            "std": float(spread),
             "max": float(ratio.max()),
             "clipped_share": self._mean("clipped"),
         }

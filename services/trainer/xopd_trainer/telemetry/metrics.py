@@ -44,6 +44,9 @@ class TrainerMetrics:
         )
         self.kl = Gauge("xopd_trainer_kl_nats", "Reverse KL to the teacher, per token", modality, registry=r)
         self.ratio = Gauge("xopd_trainer_importance_ratio_mean", "Mean importance ratio", modality, registry=r)
+        self.ratio_std = Gauge(
+            "xopd_trainer_importance_ratio_std", "Standard deviation of the importance ratio", modality, registry=r
+        )
         self.ratio_max = Gauge("xopd_trainer_importance_ratio_max", "Largest importance ratio", modality, registry=r)
         self.clipped = Gauge(
             "xopd_trainer_clipped_share", "Share of tokens clamped or truncated; of the policy's mass with kl_estimator"
@@ -193,6 +196,7 @@ class TrainerMetrics:
             (self.advantage_p95, advantage.get("p95")),
             (self.kl, about["kl"]),
             (self.ratio, ratio.get("mean")),
+            (self.ratio_std, ratio.get("std")),
             (self.ratio_max, ratio.get("max")),
             (self.clipped, ratio.get("clipped_share")),
             (self.nll, about["nll"]),
