@@ -1,6 +1,7 @@
 """Random checkpoints and a handful of clips for the trainer's unit tests."""
 
 import copy
+import functools
 import hashlib
 from pathlib import Path
 
@@ -44,10 +45,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def family(checkpoints: tuple[Path, Path]) -> ModelFamily:
-    """The student's; it is read from disk once and copied for each learner, for speed."""
+    """The student's; it is read from disk once a dtype and copied for each learner, for speed."""
     opened = open_family(str(checkpoints[0]))
-    loaded = opened.load_policy(torch.float32)
-    opened.load_policy = lambda dtype: copy.deepcopy(loaded).to(dtype)
+    # Not read once and cast: what the model keeps in float32 in any case, such as rotary frequencies, would be too.
+    load = functools.cache(opened.load_policy)
+    opened.load_policy = lambda dtype: copy.deepcopy(load(dtype))
     return opened
 
 
