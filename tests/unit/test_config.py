@@ -138,6 +138,39 @@ def test_mistakes_name_their_place(write, extra, override, parts):
         assert part in sentence
 
 
+BFLOAT16 = ["student.dtype=bfloat16", "learner.master_dtype=bfloat16"]
+
+
+def test_masters_are_float32_unless_set(write):
+    config = load_config(write(), ["student.dtype=bfloat16", "optimiser.learning_rate=1e-6"])
+    assert config.learner.master_dtype == "float32"
+
+
+@pytest.mark.parametrize(("rate", "taken"), [("1e-6", False), ("6.1e-5", False), ("6.2e-5", True), ("3e-4", True)])
+def test_bfloat16_masters_need_steps_that_are_not_rounded_away(write, rate, taken):
+    settings = [*BFLOAT16, f"optimiser.learning_rate={rate}"]
+    if taken:
+        assert load_config(write(), settings).learner.master_dtype == "bfloat16"
+        return
+    assert sentence_of(write(), *settings).endswith(
+        f"config.yaml: optimiser.learning_rate {float(rate):g} would train next to nothing with learner.master_dtype"
+        " bfloat16: weights near 0.02 lie 1.2e-04 apart there, and an Adam step, about the learning rate, is rounded"
+        " away below 6.1e-05; set learner.master_dtype to float32."
+    )
+
+
+def test_the_limit_is_where_torch_rounds_a_step_away():
+    torch = pytest.importorskip("torch")
+    weight, half = torch.tensor(0.02, dtype=torch.bfloat16), 2.0**-14
+    assert weight - torch.tensor(0.99 * half, dtype=torch.bfloat16) == weight
+    assert weight - torch.tensor(1.01 * half, dtype=torch.bfloat16) != weight
+
+
+def test_masters_are_not_less_precise_than_the_student(write):
+    sentence = sentence_of(write(), "learner.master_dtype=bfloat16")
+    assert "set learner.master_dtype to float32, or student.dtype to bfloat16" in sentence
+
+
 @pytest.mark.parametrize(
     ("given", "settings"),
     [

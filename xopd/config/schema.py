@@ -5,6 +5,7 @@ The reference page `docs/CONFIG.md` is generated from the descriptions here.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -85,7 +86,11 @@ class StudentSettings(Section):
     family: str = Field(
         "auto", description="Model family, by its `model_type`. `auto` reads it from the checkpoint's config.json."
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights and compute.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Number format of the weights that are sampled, published and exported, and of the learner's"
+        " forward pass. What the optimiser steps is `learner.master_dtype`.",
+    )
     audio_input: Literal["features", "waveform"] = Field(
         "features",
         description="What vLLM is handed for a clip: the frozen tower's outputs, encoded once, or the waveform.",
@@ -182,6 +187,18 @@ class OptimiserSettings(Section):
         if self.weight_decay > 0 and self.name != "adamw":
             raise ValueError("weight_decay is used by adamw only: set name to adamw, or weight_decay to 0")
         return self
+
+
+class LearnerSettings(Section):
+    """How the policy is trained."""
+
+    master_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Number format of the weights that the optimiser steps, and of Adam's averages. The policy's"
+        " parameters are these rounded to `student.dtype`. `bfloat16` saves 10 bytes a parameter, and needs a bfloat16"
+        " student and a learning rate of 6.1e-5 or more: smaller steps are rounded away from weights near 0.02,"
+        " and Adam's average of squared gradients cannot fall while `betas[1]` is above 0.998.",
+    )
 
 
 class TrainerSettings(Section):
@@ -290,6 +307,12 @@ class TracingSettings(Section):
         return self
 
 
+TYPICAL_WEIGHT = 0.02
+"""Magnitude of a language model's weights: the standard deviation that Qwen's, and most others', are drawn with."""
+BFLOAT16_DIGITS = 8
+"""Binary digits of a bfloat16 significand, the implied one included."""
+
+
 class Config(BaseSettings):
     """The whole tree. Read it with `xopd.config.load_config`, which knows the sources and their order."""
 
@@ -307,6 +330,7 @@ class Config(BaseSettings):
     sampling: SamplingSettings = Field(default_factory=lambda: SamplingSettings())
     objective: ObjectiveSettings = Field(default_factory=lambda: XopdSettings())
     optimiser: OptimiserSettings = Field(default_factory=lambda: OptimiserSettings())
+    learner: LearnerSettings = Field(default_factory=lambda: LearnerSettings())
     trainer: TrainerSettings = Field(default_factory=lambda: TrainerSettings())
     evals: EvalSettings = Field(default_factory=lambda: EvalSettings())
     weights: WeightSettings = Field(default_factory=lambda: WeightSettings())
@@ -334,5 +358,31 @@ class Config(BaseSettings):
                 "objective.samples x sampling.max_new_tokens is"
                 f" {self.objective.samples * self.sampling.max_new_tokens:,} tokens; at most {MAX_GROUP_TOKENS:,}"
                 " travel in one message"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masters_can_be_stepped(self) -> Config:
+        """Reject masters that no step changes.
+
+        A number w with 2^(e-1) <= |w| < 2^e and a significand of p binary digits lies 2^(e-p) from the next larger one,
+        and a sum that is nearer to w than half of that is rounded to w: in bfloat16 (p = 8), 2^-14 = 6.1e-5 for
+        w = 0.02 (e = -5). A step of Adam is about the learning rate, whatever the gradient's size. With 1e-6 only
+        weights below 2^-11 move at all: 2 % of a normal distribution of standard deviation 0.02.
+        """
+        if self.learner.master_dtype == "float32":
+            return self
+        if self.student.dtype == "float32":
+            raise ValueError(
+                "learner.master_dtype bfloat16 holds fewer digits than student.dtype float32: set learner.master_dtype"
+                " to float32, or student.dtype to bfloat16"
+            )
+        spacing = 2.0 ** (math.frexp(TYPICAL_WEIGHT)[1] - BFLOAT16_DIGITS)
+        if self.optimiser.learning_rate < spacing / 2:
+            raise ValueError(
+                f"optimiser.learning_rate {self.optimiser.learning_rate:g} would train next to nothing with"
+                f" learner.master_dtype bfloat16: weights near {TYPICAL_WEIGHT} lie {spacing:.1e} apart there, and an"
+                f" Adam step, about the learning rate, is rounded away below {spacing / 2:.1e}; set"
+                " learner.master_dtype to float32"
             )
         return self

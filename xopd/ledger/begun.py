@@ -25,13 +25,15 @@ FIXED = (
     "run.seed",
     "data.train_split",
     "data.eval_split",
+    "student.dtype",
+    "learner.master_dtype",
     "trainer.batch_prompts",
     "objective.method",
     "objective.target",
     "evals.max_new_tokens",
     "evals.grader",
 )
-"""Settings that decide which items a step takes, or what a score means: not to be changed within a run."""
+"""Settings that decide which items a step takes, what its weights are, or what a score means: they stay in a run."""
 NEW_RUN = "begin a new run with --set run.name=NAME"
 NAMED = 3
 """Changed items that a sentence names; the others are counted."""

@@ -87,6 +87,7 @@ def test_items_that_the_run_does_not_use_may_change(begun) -> None:
         ("data", "eval_split", "dev"),
         ("trainer", "batch_prompts", 8),
         ("objective", "method", "sft"),
+        ("student", "dtype", "bfloat16"),
         ("evals", "max_new_tokens", 47),
         ("evals", "grader", "exact_match"),
         ("teacher", "path", "/models/other"),
@@ -96,6 +97,14 @@ def test_items_that_the_run_does_not_use_may_change(begun) -> None:
 def test_a_setting_that_figures_depend_on_is_not_changed_within_a_run(begun, section, name, value) -> None:
     with pytest.raises(UserError, match=rf"was begun with {section}\.{name} .*, and is to go on with .*; set it back"):
         refuse_changes(begun, config(**{section: {name: value}}), ITEMS)
+
+
+def test_the_number_format_that_is_stepped_stays(tmp_path) -> None:
+    formats = {"student": {"dtype": "bfloat16"}, "optimiser": {"learning_rate": 1e-4}}
+    write_begun(tmp_path, config(**formats), ITEMS)
+    words = r"was begun with learner\.master_dtype 'float32', and is to go on with 'bfloat16'; set it back, or begin"
+    with pytest.raises(UserError, match=words):
+        refuse_changes(tmp_path, config(**formats, learner={"master_dtype": "bfloat16"}), ITEMS)
 
 
 def test_what_may_be_changed_within_a_run(begun) -> None:

@@ -60,7 +60,8 @@ def trained_state(learner: Learner) -> dict[str, Tensor]:
 
 def optimiser_state(learner: Learner) -> dict[str, Tensor]:
     """A copy of Adam's state as it is checkpointed."""
-    tensors = optimiser_tensors(learner.optimiser, learner.family, learner.trained)
+    masters = learner.masters
+    tensors = optimiser_tensors(learner.optimiser, learner.family, masters.weights, masters.separate)
     return {name: tensor.clone() for name, tensor in tensors}
 
 

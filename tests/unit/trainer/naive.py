@@ -19,10 +19,10 @@ from xopd.wire import TokenScores
 class PlainStudent:
     """The student as transformers has it."""
 
-    def __init__(self, path: Path, family: ModelFamily) -> None:
+    def __init__(self, path: Path, family: ModelFamily, dtype: torch.dtype = torch.float32) -> None:
         self.family = family
         self._spoken: dict[tuple[str, str], tuple[list[int], dict[str, Tensor]]] = {}
-        self.model = Qwen2AudioForConditionalGeneration.from_pretrained(path).eval()
+        self.model = Qwen2AudioForConditionalGeneration.from_pretrained(path, dtype=dtype).eval()
         for part in (self.model.model.audio_tower, self.model.model.multi_modal_projector):
             part.requires_grad_(False)
 

@@ -1,8 +1,9 @@
 """Checkpoints: written whole or not at all, checked by hash when read.
 
-A checkpoint is a folder `step-00000050` of three files; it is written under another name, flushed to disk, and
-renamed. `state.json` names the hashes of the others. So a process that is killed, or a disk that fills up, at any
-moment leaves the checkpoints before it as they were. Tensors are written, and read, one at a time.
+A checkpoint is a folder `step-00000050` of three files: `model.safetensors` holds the weights as pods get them,
+`optimiser.safetensors` Adam's state, and the master weights where they are a copy; `state.json` has the hashes of both.
+It is written under another name, flushed to disk, and renamed. So a process that is killed, or a disk that fills up, at
+any moment leaves the checkpoints before it as they were. Tensors are written, and read, one at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from xopd.errors import UserError
-from xopd.weights.base import NamedTensors
+from xopd.weights.base import NamedTensors, TensorSpec
 from xopd.weights.safetensors_file import HashedWriter, write_safetensors
 
 log = structlog.get_logger(__name__)
@@ -41,6 +42,11 @@ class Checkpoint:
     def model(self) -> Iterator[tuple[str, Tensor]]:
         """The trained tensors under hub names, one after another."""
         return _read(self.path / MODEL)
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the trained tensors, as torch names it."""
+        return TensorSpec.of(*next(self.model())).dtype
 
     def optimiser(self) -> Iterator[tuple[str, Tensor]]:
         """The optimiser's tensors, one after another."""

@@ -13,6 +13,7 @@ from typing import Any
 from xopd.data.audio import AudioError
 from xopd.errors import UserError
 from xopd.families.tensors import load_hub_state
+from xopd.ledger.begun import NEW_RUN
 from xopd.service.compute_thread import ComputeThread
 from xopd.v1 import weights_pb2
 from xopd.weights.base import WeightSender
@@ -68,7 +69,8 @@ class LearnerHandle:
         """Go on from `checkpoint`: weights and optimiser.
 
         Raises:
-            UserError: if it was trained with another tower or adapter; nothing is changed then.
+            UserError: if it was trained with another tower or adapter, or in other number formats; nothing is changed
+                then.
         """
         await self._compute.run(self._load, checkpoint)
 
@@ -83,19 +85,31 @@ class LearnerHandle:
     def _save(self, folder: Path, step: int, state: Mapping[str, Any], keep: int) -> Path:
         learner = self._learner
         learner.assert_frozen()
-        optimiser = optimiser_tensors(learner.optimiser, learner.family, learner.trained)
-        about = {**state, "frozen": learner.frozen_digest}
+        masters = learner.masters
+        optimiser = optimiser_tensors(learner.optimiser, learner.family, masters.weights, masters.separate)
+        about = {**state, "frozen": learner.frozen_digest, "master_dtype": masters.dtype_name}
         return save_checkpoint(folder, step, learner.named_tensors(), optimiser, about, keep)
 
     def _load(self, checkpoint: Checkpoint) -> None:
         learner = self._learner
+        written = checkpoint.dtype
+        # Before there were masters apart, the optimiser stepped the model itself.
+        for setting, before, now in (
+            ("student.dtype", written, learner.config.student.dtype),
+            ("learner.master_dtype", checkpoint.state.get("master_dtype", written), learner.masters.dtype_name),
+        ):
+            if before != now:
+                raise UserError(
+                    f"{setting} is {now}, and {checkpoint.path} was trained with {before}; set {setting} to {before},"
+                    f" or {NEW_RUN}."
+                )
         if checkpoint.state.get("frozen", learner.frozen_digest) != learner.frozen_digest:
             raise UserError(
                 f"student.path {learner.family.path}: its audio tower or adapter is not the one that"
                 f" {checkpoint.path} was trained with; give the student that the run began with, or begin the run anew."
             )
         load_hub_state(learner.family, learner.policy, checkpoint.model())
-        load_optimiser_tensors(learner.optimiser, learner.family, learner.trained, checkpoint.optimiser())
+        load_optimiser_tensors(learner.optimiser, learner.family, learner.masters.weights, checkpoint.optimiser())
 
     def _export(self, folder: Path) -> Path:
         self._learner.assert_frozen()

@@ -1,8 +1,8 @@
 """The learner: recomputes the policy at the responses' tokens, has the method form its loss, and takes one step.
 
-The loss itself is in `xopd_trainer/methods`, what is observed beside it in `signals.py`, what is written of it in
-`checkpoint.py` and `export.py`; a run reaches it through `handle.py`. The language model trains; tower and adapter stay
-as they are, which `assert_frozen` checks bit for bit.
+The loss itself is in `xopd_trainer/methods`, what the optimiser steps in `master_weights.py`, what is observed beside
+the loss in `signals.py`, what is written of it in `checkpoint.py` and `export.py`; `handle.py` is what a run sees of it
+all. The language model trains; tower and adapter stay as they are, which `assert_frozen` checks bit for bit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from xopd.v1 import trajectory_pb2 as pb
 from xopd.weights.base import NamedTensors, TensorsInMemory
 from xopd.wire import MODALITY_NAMES
 from xopd_trainer.batch import ResponseTensors, ScoredGroup, collate_responses
+from xopd_trainer.learning.master_weights import MasterWeights
 from xopd_trainer.learning.optimiser import learning_rate, make_optimiser
 from xopd_trainer.learning.policy_forward import read_policy, response_hidden
 from xopd_trainer.learning.signals import SignalCollector, gap_groups
@@ -76,7 +77,8 @@ class Learner:
         named = self.policy.named_parameters()
         self.trained: dict[str, nn.Parameter] = {name: p for name, p in named if p.requires_grad}
         """Trained parameters by the policy's own names."""
-        self.optimiser = make_optimiser(config.optimiser, self.trained)
+        self.masters = MasterWeights(self.trained, getattr(torch, config.learner.master_dtype))
+        self.optimiser = make_optimiser(config.optimiser, self.masters.weights)
         self.frozen_digest = frozen_digest(family, self.policy)
         """SHA-256 over the frozen tensors, as they were loaded."""
 
@@ -92,12 +94,13 @@ class Learner:
     def step(self, step: int, groups: Sequence[ScoredGroup]) -> StepResult:
         """Take optimiser step `step` (counted from 1) on the scored groups of one batch.
 
-        Gradients are summed over micro-batches of one modality each; the result does not depend on the split.
+        Gradients are summed over micro-batches of one modality each, in `learner.master_dtype`; the result does not
+        depend on the split beyond what rounding in the forward and backward pass of `student.dtype` makes of it.
         """
         lambda_ = self.config.objective.lambda_
         losses = {MODALITY_NAMES[m]: 0.0 for m in MODALITY_NAMES if any(g.modality == m for g in groups)}
         signals = self._collectors(groups)
-        self.optimiser.zero_grad(set_to_none=True)
+        self.masters.clear_gradients()
 
         gap_ids = gap_groups(groups, self.config.trainer.gap_groups)
         for modality, part, totals in self._micro_batches(groups):
@@ -115,7 +118,7 @@ class Learner:
                 self._observe_gap(part, responses, hidden, gap_ids, signals[name])
 
         rate = learning_rate(self.config.optimiser, step, self.config.run.steps)
-        grad_norm = self._gradient_norm()
+        grad_norm = self.masters.clip_gradients(self.config.optimiser.max_grad_norm)
         loss_in, loss_cross = losses.get("text"), losses.get("speech")
         total = (1 - lambda_) * (loss_in or 0.0) + lambda_ * (loss_cross or 0.0)
         finite = math.isfinite(total) and math.isfinite(grad_norm)
@@ -124,6 +127,7 @@ class Learner:
                 group["lr"] = rate
             with child_span(self.tracer, "optimiser"):
                 self.optimiser.step()
+                self.masters.round_into_parameters()
         tokens = _tokens_by_stage(groups)
         return StepResult(total, loss_in, loss_cross, grad_norm, rate, not finite, signals, tokens)
 
@@ -226,11 +230,6 @@ class Learner:
             )
             for group in groups
         ]
-
-    def _gradient_norm(self) -> float:
-        parameters = list(self.trained.values())
-        limit = self.config.optimiser.max_grad_norm or math.inf
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
 
 
 def unusable_clips(features: FeatureCache, groups: Sequence[ScoredGroup]) -> dict[str, AudioError]:

@@ -1,4 +1,4 @@
-"""Adam with a schedule, and the names under which its state is checkpointed."""
+"""Adam with a schedule, and the names under which its state and the master weights are checkpointed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from xopd.config.schema import OptimiserSettings
 from xopd.families.base import WeightNames
 from xopd.weights.base import NamedTensors, TensorsInMemory
 
+MASTER = "master"
+"""Stands before the name of a master weight, as `exp_avg` before that of its average."""
+
 
 def make_optimiser(settings: OptimiserSettings, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-    """Adam or AdamW over the trained parameters, in the order of `parameters`."""
+    """Adam or AdamW over the master weights, in the order of `parameters`; its averages are of their dtype."""
     kind = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     return kind(
         list(parameters.values()),
@@ -38,7 +41,10 @@ def learning_rate(settings: OptimiserSettings, step: int, steps: int) -> float:
 
 
 def optimiser_tensors(
-    optimiser: torch.optim.Optimizer, family: WeightNames, parameters: Mapping[str, nn.Parameter]
+    optimiser: torch.optim.Optimizer,
+    family: WeightNames,
+    parameters: Mapping[str, nn.Parameter],
+    with_masters: bool = False,
 ) -> NamedTensors:
     """Adam's state as tensors called `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME`; nothing is copied.
 
@@ -46,11 +52,15 @@ def optimiser_tensors(
         optimiser: over `parameters`.
         family: gives the hub's names and shapes, in which the averages are cut as their parameter is. A count of steps
             goes by the first of them.
-        parameters: the trained ones, by the policy's names.
+        parameters: what the optimiser steps, by the policy's names.
+        with_masters: also the parameters themselves, as `master/NAME`; for those that are not the policy's own.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        for field, value in optimiser.state.get(parameter, {}).items():
+        state = dict(optimiser.state.get(parameter, {}))
+        if with_masters:
+            state[MASTER] = parameter.detach()
+        for field, value in state.items():
             if value.dim() == 0:
                 tensors[f"{field}/{_first(family, name, parameter)}"] = value
             else:
@@ -64,7 +74,7 @@ def load_optimiser_tensors(
     parameters: Mapping[str, nn.Parameter],
     tensors: Iterable[tuple[str, Tensor]],
 ) -> None:
-    """Put back what `optimiser_tensors` gave, one tensor after another.
+    """Put back what `optimiser_tensors` gave, one tensor after another; masters into `parameters` themselves.
 
     Raises:
         KeyError: if one belongs to no trained parameter.
@@ -75,12 +85,15 @@ def load_optimiser_tensors(
         field, _, hub = key.partition("/")
         parameter = parameters[owner[hub]]
         state = optimiser.state[parameter]
-        if value.dim() == 0:
+        if value.dim() == 0 and field != MASTER:
             state[field] = value.clone()
             continue
-        if field not in state:
-            state[field] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
-            views.update({f"{field}/{hub}": view for hub, view in family.hub_tensors(owner[hub], state[field])})
+        if key not in views:
+            if field == MASTER:
+                whole = parameter.detach()
+            else:
+                whole = state[field] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False)
+            views.update({f"{field}/{hub}": view for hub, view in family.hub_tensors(owner[hub], whole)})
         views[key].copy_(value)
 
 
