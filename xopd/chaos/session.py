@@ -17,8 +17,10 @@ from xopd.chaos.system import System
 from xopd.checks.run import Checks
 from xopd.config import Config, load_config
 from xopd.errors import UserError
+from xopd.families.hub import Checkpoints
 from xopd.ledger.audit import audit_run
 from xopd.local.embedded_redis import HOST, free_port
+from xopd.local.fetching import fetch_checkpoints
 from xopd.local.fleet import Fleet, plan_fleet, variable
 from xopd.local.live import make_view
 from xopd.local.rundir import RunFolder, folder_of, locked, prepare
@@ -150,8 +152,11 @@ def disturbed_run(
         SystemExit: with 128 + its number, where a signal stopped it.
     """
     report = ChaosReport(None if schedule is None else schedule[0])
-    for warning in Checks(settings).run_quick():
+    checkpoints = Checkpoints()
+    for warning in Checks(settings, checkpoints).run_quick():
         console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    fetch_checkpoints(console, checkpoints, [settings], plain)
+    settings = checkpoints.located(settings)
     with locked(folder_of(settings)):
         folder = prepare(settings, config, resume=False, overwrite=True)
         view = make_view(console, settings.run.name, settings.run.steps, plain)

@@ -19,6 +19,8 @@ from xopd.errors import UserError
 from xopd.evals.bounds import read_bounds
 from xopd.evals.graders.registry import Grader, grader_named
 from xopd.families.checkpoint_files import check_weight_files, read_checkpoint_config
+from xopd.families.hub import Checkpoints, Found, Model, models_loaded, path_of, with_path
+from xopd.families.hub_errors import gigabytes
 from xopd.families.registry import find_family
 from xopd.ledger.begun import refuse_changes
 from xopd.prompts.vocabulary import Vocabulary, describe_difference, open_teacher_tokenizer, same_tokenizer_files
@@ -59,9 +61,16 @@ class Finding:
 class Checks:
     """Runs every check of one configuration."""
 
-    def __init__(self, config: Config) -> None:
-        """Check nothing yet."""
+    def __init__(self, config: Config, checkpoints: Checkpoints | None = None) -> None:
+        """Check nothing yet.
+
+        Args:
+            config: as it was read. `self.config` has folders in the place of hub ids, once those were looked up.
+            checkpoints: what other checks of the same command found.
+        """
         self.config = config
+        self._given = config
+        self._checkpoints = checkpoints or Checkpoints()
         self._rules = AudioRules.of(config.data)
         self._items: list[Item] | None = None
         self._clip_seconds: dict[str, float] = {}
@@ -195,12 +204,11 @@ class Checks:
 
     def checkpoints(self) -> str:
         """Are there checkpoints, of a family that is supported, and are their files whole?"""
-        student, teacher = self.config.student, self.config.teacher
-        find_family(student.path, student.family)
-        check_weight_files("student.path", Path(student.path))
-        read_checkpoint_config("teacher.path", Path(teacher.path))
-        if not teacher.endpoints:
-            check_weight_files("teacher.path", Path(teacher.path))
+        student, teacher = self._find_checkpoint("student"), self._find_checkpoint("teacher")
+        find_family(self.config.student.path, self.config.student.family)
+        self._check_weights("student", student)
+        read_checkpoint_config("teacher.path", teacher.folder)
+        self._check_weights("teacher", teacher)
         return "both are whole"
 
     def tokenizers(self) -> str:
@@ -215,21 +223,20 @@ class Checks:
         """Is the student's family supported?"""
         from xopd.families.registry import open_family
 
-        settings = self.config.student
-        family = open_family(settings.path, settings.family)
-        check_weight_files("student.path", Path(settings.path))
+        found = self._find_checkpoint("student")
+        family = open_family(self.config.student.path, self.config.student.family)
+        to_fetch = self._check_weights("student", found)
         check_context(self.config)
         self._family, self._student = family, family.vocabulary
-        return f"{settings.path}: {family.name}, {family.vocabulary.size:,} tokens"
+        return f"{found.source or found.folder}: {family.name}, {family.vocabulary.size:,} tokens{to_fetch}"
 
     def teacher(self) -> str:
         """Is the teacher's checkpoint there?"""
-        path = Path(self.config.teacher.path)
-        model_type = read_checkpoint_config("teacher.path", path)["model_type"]
-        if not self.config.teacher.endpoints:
-            check_weight_files("teacher.path", path)
+        found = self._find_checkpoint("teacher")
+        model_type = read_checkpoint_config("teacher.path", found.folder)["model_type"]
+        to_fetch = self._check_weights("teacher", found)
         self._teacher_tokenizer, self._teacher = open_teacher_tokenizer(self.config.teacher.path)
-        return f"{path}: {model_type}, {self._teacher.size:,} tokens"
+        return f"{found.source or found.folder}: {model_type}, {self._teacher.size:,} tokens{to_fetch}"
 
     def vocabulary(self) -> str:
         """Do token ids mean the same to both?"""
@@ -297,6 +304,22 @@ class Checks:
         if self._items is None:
             raise LeftOut("needs the manifest")
         return self._items
+
+    def _find_checkpoint(self, model: Model) -> Found:
+        """The model's checkpoint, whose small files are there from now on."""
+        needed = model in models_loaded(self._given)
+        found = self._checkpoints.find(f"{model}.path", path_of(self._given, model), needed)
+        self.config = with_path(self.config, model, found.folder)
+        return found
+
+    def _check_weights(self, model: Model, found: Found) -> str:
+        """Check weights that are there; a clause on those that `xopd up` would fetch."""
+        if model not in models_loaded(self.config):
+            return ""
+        if found.missing:
+            return f"; `xopd up` fetches {gigabytes(found.missing_bytes)}"
+        check_weight_files(f"{model}.path", found.folder)
+        return ""
 
     async def _ask_redis(self) -> str:
         from xopd.streams.connection import connect

@@ -36,6 +36,8 @@ def compare(
     from xopd.comparison.cells import open_folder, refuse_other_items
     from xopd.comparison.matrix import plan_matrix, plan_search, read_comparison_file
     from xopd.comparison.run import command_line, finish_comparison, finish_search, run_cells
+    from xopd.families.hub import Checkpoints
+    from xopd.local.fetching import fetch_checkpoints
     from xopd.local.rundir import RunFolder, locked
 
     console = Console(highlight=False)
@@ -48,11 +50,14 @@ def compare(
     else:
         matrix = plan_matrix(file, path, set_ or (), quick, directory)
     warnings: dict[str, None] = {}
+    checkpoints = Checkpoints()
     for cell in {cell.entry.name: cell for cell in matrix.cells}.values():
-        checks = Checks(cell.config)
+        checks = Checks(cell.config, checkpoints)
         warnings |= dict.fromkeys(checks.run_quick())
     for warning in warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    fetch_checkpoints(console, checkpoints, [cell.config for cell in matrix.cells], plain)
+    matrix = matrix.located(checkpoints)
     command = command_line(config, set_ or (), quick, search, directory, jobs)
     with locked(RunFolder(matrix.folder)):
         cells = open_folder(matrix, overwrite)

@@ -59,8 +59,9 @@ def stats(
     family = None
     if student is not None:
         from xopd.families import open_family
+        from xopd.families.hub import resolve_checkpoint
 
-        family = open_family(student)
+        family = open_family(str(resolve_checkpoint("student.path", student, weights=False)))
     rules = AudioRules.of(settings, family)
     items = load_items(manifest, rules.places)
     counts = Counter((item.split, item.kind, item.family) for item in items)

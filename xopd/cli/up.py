@@ -26,7 +26,9 @@ def up(
 
     from xopd.checks.run import Checks
     from xopd.config import load_config
+    from xopd.families.hub import Checkpoints
     from xopd.local import finish
+    from xopd.local.fetching import fetch_checkpoints
     from xopd.local.fleet import plan_fleet
     from xopd.local.live import make_view
     from xopd.local.rundir import folder_of, locked, prepare
@@ -34,10 +36,14 @@ def up(
     from xopd.security import read_credentials
 
     console = Console(highlight=False)
-    settings = load_config(config, set_ or ())
+    settings, checkpoints = load_config(config, set_ or ()), Checkpoints()
     resumes = folder_of(settings).path if resume else None
-    for warning in Checks(settings).run_quick(resumes):
+    with console.status("checking"):
+        warnings = Checks(settings, checkpoints).run_quick(resumes)
+    for warning in warnings:
         console.print(f"Warning: {warning}", style="yellow", markup=False, soft_wrap=True)
+    fetch_checkpoints(console, checkpoints, [settings], plain)
+    settings = checkpoints.located(settings)
     with locked(folder_of(settings)):
         folder = prepare(settings, config, resume, overwrite)
         fleet = plan_fleet(settings, folder, resume)

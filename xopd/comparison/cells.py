@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from xopd.comparison.matrix import Cell, Matrix
 from xopd.config import dump_config
+from xopd.config.checkpoints import checkpoint_name
 from xopd.config.objective import options_of_method
 from xopd.config.secrets import FILES
 from xopd.config.yaml12 import read_yaml, read_yaml_file
@@ -148,7 +149,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
         "objective.lambda": cell.config.objective.lambda_,
         **named,
         "optimiser.learning_rate": cell.config.optimiser.learning_rate,
-        "teacher": Path(cell.config.teacher.path).name,
+        "teacher": checkpoint_name(cell.config.teacher.path, 12),
     }
 
 

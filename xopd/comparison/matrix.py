@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from xopd.config.fields import is_text, known_fields
 from xopd.config.section import Section, first_message
 from xopd.config.yaml12 import FieldPath, in_one_line, read_yaml_file, write_yaml
 from xopd.errors import UserError
+from xopd.families.hub import Checkpoints
 from xopd.report.comparison import read as records
 from xopd.report.records import read_record
 
@@ -145,6 +146,11 @@ class Matrix:
     def seeds(self) -> list[int]:
         """The seeds of the cells, in order."""
         return list(dict.fromkeys(cell.seed for cell in self.cells))
+
+    def located(self, checkpoints: Checkpoints) -> Matrix:
+        """The same with folders in the place of hub ids. Raises UserError where one cannot be looked up."""
+        cells = tuple(replace(cell, config=checkpoints.located(cell.config)) for cell in self.cells)
+        return replace(self, shared=checkpoints.located(self.shared), cells=cells)
 
 
 def read_comparison_file(path: Path) -> ComparisonFile:

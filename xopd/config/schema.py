@@ -82,7 +82,9 @@ class DataSettings(Section):
 class StudentSettings(Section):
     """The speech LLM that is trained: the policy."""
 
-    path: str = Field(description="Checkpoint folder in the hub's layout.")
+    path: str = Field(
+        description="Checkpoint: a folder in the hub's layout, or a hub id, `org/name` or `org/name@revision`."
+    )
     family: str = Field(
         "auto", description="Model family, by its `model_type`. `auto` reads it from the checkpoint's config.json."
     )
@@ -106,7 +108,9 @@ class StudentSettings(Section):
 class TeacherSettings(Section):
     """The text LLM that scores: always given the text instruction."""
 
-    path: str = Field(description="Checkpoint folder in the hub's layout; same vocabulary as the student's.")
+    path: str = Field(
+        description="Checkpoint, named as the student's; both must mean the same by every token id of a response."
+    )
     engine: Literal["transformers", "vllm"] = Field("transformers", description="What computes log-probabilities.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of weights and compute.")
     endpoints: list[str] = Field(

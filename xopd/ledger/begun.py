@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from xopd.config import Config
+from xopd.config.checkpoints import checkpoint_name
 from xopd.data.items import Item
 from xopd.errors import UserError
 from xopd.files import write_whole
@@ -133,7 +134,7 @@ def _fixed(config: Config) -> dict[str, Any]:
     # Not every method has a target.
     fixed = {name: tree[section][key] for name, (section, key) in at.items() if key in tree[section]}
     # A checkpoint's folder may move; another name is another model.
-    return {**fixed, **{f"{model}.path": Path(tree[model]["path"]).name for model in ("student", "teacher")}}
+    return {**fixed, **{f"{model}.path": checkpoint_name(tree[model]["path"]) for model in ("student", "teacher")}}
 
 
 def _digest(value: Any) -> str:

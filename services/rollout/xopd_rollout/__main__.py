@@ -23,6 +23,8 @@ def main(
 
     async def _serve(stop: asyncio.Event) -> None:
         from xopd.config import load_config
+        from xopd.families.download import Lines
+        from xopd.families.hub import resolve_checkpoints
         from xopd.security import read_credentials, refuse_insecure_address, refuse_insecure_redis
 
         settings = load_config(config, insecurely(overrides, insecure))
@@ -30,6 +32,9 @@ def main(
         refuse_insecure_address(settings, "rollout.host", settings.rollout.host)
         refuse_insecure_redis(settings)
         credentials = read_credentials(settings.security)
+        # Before the environment keeps the hub from being asked.
+        lines = Lines(structlog.get_logger(__name__).info)
+        settings = resolve_checkpoints(settings, {"student": True}, lines)
         # Before torch and vLLM are imported: they read the environment then.
         from xopd_rollout.environment import set_environment
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from xopd.config.checkpoints import checkpoint_name
 from xopd.config.schema import TeacherSettings
 from xopd.errors import UserError
 from xopd.scoring.authentication import TokenGuard, add_port
@@ -121,7 +121,7 @@ class _Pod:
             settings.batch_window_ms / 1000,
             settings.max_queue,
         )
-        model = Path(settings.path).name
+        model = checkpoint_name(settings.path, 12)
         limits = limits_of(settings, engine.info)
         self.service = LogprobService(model, engine.info, limits, probed, batcher, self.metrics, tracer)
         teacher_pb2_grpc.add_LogprobServiceServicer_to_server(self.service, self.server)  # type: ignore[no-untyped-call]

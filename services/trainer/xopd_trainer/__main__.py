@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
+import structlog
 import typer
 
 from xopd.service.lifecycle import (
@@ -38,6 +39,8 @@ def main(
     async def _serve(stop: asyncio.Event) -> None:
         # Torch and transformers load here, so that `--help` and a mistaken configuration answer at once.
         from xopd.config import load_config
+        from xopd.families.download import Lines
+        from xopd.families.hub import resolve_checkpoints
         from xopd.security import (
             read_credentials,
             refuse_insecure_address,
@@ -59,6 +62,9 @@ def main(
         # Before the model is loaded and a teacher is waited for: a taken port or a missing volume is told at once.
         listener = bind(settings.trainer.host, settings.trainer.port, "trainer.port")
         ensure_folders(settings)
+        lines = Lines(structlog.get_logger(__name__).info)
+        # Teachers have the teacher's weights; the trainer needs its tokenizer.
+        settings = resolve_checkpoints(settings, {"student": True, "teacher": False}, lines)
         async with assembled(settings, credentials) as run:
 
             async def _ready() -> str | None:

@@ -35,7 +35,9 @@ def read_config(path: str) -> Any:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise UserError(f"teacher.path {path}: there is no such folder; give a checkpoint's folder.")
+        raise UserError(
+            f"teacher.path {path}: there is no such folder; give a checkpoint's folder or a hub id such as org/name."
+        )
     read_checkpoint_config("teacher.path", folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True).get_text_config()
