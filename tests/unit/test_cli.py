@@ -68,7 +68,8 @@ def test_help_names_every_command_and_imports_nothing_heavy():
     assert done.returncode == 0
     for command in ("up", "check", "report", "status", "scale", "data", "config"):
         assert command in done.stdout
-    code = "import sys, xopd.cli.main; print([m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules])"
+    heavy = ("torch", "transformers", "matplotlib", "huggingface_hub")
+    code = f"import sys, xopd.cli.main, xopd.families.hub; print([m for m in {heavy} if m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert loaded.stdout.strip() == "[]"
 
@@ -97,8 +98,8 @@ def test_check_finds_everything_well(world):
         ("data.manifest=/nowhere.jsonl", ["/nowhere.jsonl", "no such manifest"]),
         ("data.train_split=trian", ["data.train_split 'trian'", "dev, test, train"]),
         ("data.max_audio_seconds=0.6", ["item item-", "data.max_audio_seconds is 0.6"]),
-        ("student.path=/nowhere", ["student.path /nowhere", "config.json"]),
-        ("teacher.path=/nowhere", ["teacher.path /nowhere", "config.json"]),
+        ("student.path=/nowhere", ["student.path /nowhere", "there is no such folder"]),
+        ("teacher.path=/nowhere", ["teacher.path /nowhere", "there is no such folder"]),
         ("evals.grader=judge", ["evals.grader 'judge'", "exact_match, final_answer"]),
         ("evals.bounds=/nowhere.json", ["evals.bounds /nowhere.json", "cannot be read"]),
         ("redis.url=redis://127.0.0.1:1", ["redis://127.0.0.1:1", "cannot be reached"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,12 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import save
 
+from tests.e2e.world import make_world
 from tests.hub_server import COMMIT, OLDER, TOKEN, Hub, Repository
+from xopd.config import Config
 from xopd.config.checkpoints import HubId, checkpoint_name, read_hub_id
+from xopd.config.yaml12 import read_yaml
 from xopd.errors import UserError
+from xopd.families.download import Progress
 from xopd.families.hub import Checkpoints, Found, find_checkpoint, resolve_checkpoint
+from xopd.local.fetching import fetch_checkpoints
 
 NAME = "org/name"
 SETTING = "student.path"
@@ -332,3 +339,90 @@ def test_one_command_asks_once_for_each_name(tmp_path, monkeypatch):
     for weights in (False, False, True, True, False):
         assert checkpoints.find(SETTING, NAME, weights).folder == tmp_path
     assert asked == [(NAME, False), (f"{NAME}@{COMMIT}", True)]
+
+
+@pytest.fixture
+def world(tmp_path: Path, client: Client) -> Path:
+    """A configuration whose two checkpoints are on the hub alone."""
+    path = make_world(tmp_path / "world")
+    for model in ("student", "teacher"):
+        folder = path.parent / model
+        client.hub.repositories[f"org/{model}"] = Repository({COMMIT: contents(folder)})
+        path.write_text(path.read_text().replace(str(folder), f"org/{model}"))
+        folder.rename(path.parent / f"moved-{model}")
+    return path
+
+
+def test_check_fetches_the_small_files_and_says_what_up_will_fetch(client, world):
+    code = "from xopd.cli.main import main; sys.argv[0] = 'xopd'; main()"
+    done = client.run(code, "check", str(world), COLUMNS="300")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for model in ("student", "teacher"):
+        size = len(client.hub.repositories[f"org/{model}"].commits[COMMIT]["model.safetensors"])
+        [row] = [line for line in done.stdout.splitlines() if f"org/{model}@{COMMIT}" in line]
+        shown = f"{size / 10**6:.1f} MB" if size >= 10**6 else f"{-(-size // 1000)} kB"
+        assert f"; `xopd up` fetches {shown}" in row
+    assert "model.safetensors" not in client.hub.fetched()
+    done = client.run(code, "check", str(world), "--set", "teacher.path=org/none", COLUMNS="300")
+    assert done.returncode == 2
+    assert done.stdout.count("✕") == 1
+    assert done.stderr.startswith("xopd: teacher.path org/none: there is no such folder, and ")
+
+
+def test_what_up_writes_down_and_what_a_trainer_reads(client, world):
+    code = """
+from rich.console import Console
+from xopd.checks.run import Checks
+from xopd.config import dump_config, load_config
+from xopd.families.hub import Checkpoints, resolve_checkpoints
+from xopd.local.fetching import fetch_checkpoints
+settings, checkpoints = load_config(sys.argv[1]), Checkpoints()
+if sys.argv[2] == "up":
+    Checks(settings, checkpoints).run_quick()
+    fetch_checkpoints(Console(stderr=True), checkpoints, [settings], plain=True)
+    print(dump_config(checkpoints.located(settings)))
+else:
+    lines = Lines(lambda line: print(line, file=sys.stderr))
+    print(dump_config(resolve_checkpoints(settings, {"student": True, "teacher": False}, lines)))
+"""
+    cache = client.home / "hub"
+    folders = {model: cache / f"models--org--{model}" / "snapshots" / COMMIT for model in ("student", "teacher")}
+    done = client.run(code, str(world), "trainer")
+    assert done.returncode == 0, done.stderr
+    notes = [f"{m}.path org/{m} is org/{m}@{COMMIT}; write that, so that every service" for m in folders]
+    assert all(note in done.stderr for note in notes)
+    assert [(folder / "model.safetensors").exists() for folder in folders.values()] == [True, False]
+    done = client.run(code, str(world), "up")
+    assert done.returncode == 0, done.stderr
+    assert f"fetching org/teacher@{COMMIT}: " in done.stderr
+    assert "org/student" not in done.stderr  # it was there
+    tree = read_yaml(done.stdout).value
+    assert {model: tree[model]["path"] for model in folders} == {model: str(path) for model, path in folders.items()}
+    for model, folder in folders.items():
+        assert contents(folder) == contents(world.parent / f"moved-{model}")
+
+
+class Shown(Checkpoints):
+    """Fetches nothing, and tells of it."""
+
+    def fetch(self, configs: object, progress: Progress) -> None:
+        progress.begin(f"{NAME}@{COMMIT}", 2_000_000)
+        progress.advance(1_000_000)
+        progress.advance(1_000_000)
+        progress.end()
+
+
+def test_a_bar_on_a_terminal_and_lines_elsewhere():
+    def _shown(terminal: bool, plain: bool, checkpoints: Checkpoints) -> str:
+        out = io.StringIO()
+        console = Console(file=out, force_terminal=terminal, width=120, color_system=None)
+        configs: list[Config] = []
+        fetch_checkpoints(console, checkpoints, configs, plain)
+        return out.getvalue()
+
+    lines = [f"fetching {NAME}@{COMMIT}: 2.0 MB", f"fetched {NAME}@{COMMIT}: 2.0 MB of 2.0 MB"]
+    assert _shown(False, False, Shown()).splitlines() == lines
+    assert _shown(True, True, Shown()).splitlines() == lines
+    drawn = _shown(True, False, Shown())
+    assert f"fetching {NAME} " in drawn and "2.0/2.0 MB" in drawn
+    assert [_shown(True, False, Checkpoints()), _shown(False, False, Checkpoints())] == ["", ""]

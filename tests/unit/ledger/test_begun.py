@@ -120,3 +120,16 @@ def test_a_run_of_before_such_notes_is_let_through(tmp_path) -> None:
 def test_a_digest_tells_what_was_asked() -> None:
     digests = {item_digest(item, asked) for item in (*ITEMS, *changed(0, answer="x")) for asked in (48, 49)}
     assert len(digests) == 2 * (len(ITEMS) + 1)
+
+
+def test_another_commit_of_a_checkpoint_is_another_model(tmp_path) -> None:
+    def _cached(cache: str, commit: str) -> Config:
+        return config(teacher={"path": f"{cache}/models--org--name/snapshots/{commit}"})
+
+    first, second = "a1" * 20, "b2" * 20
+    write_begun(tmp_path, _cached("/home/me/hub", first), ITEMS)
+    refuse_changes(tmp_path, _cached("/data/hub", first), ITEMS)
+    with pytest.raises(UserError) as refused:
+        refuse_changes(tmp_path, _cached("/home/me/hub", second), ITEMS)
+    change = f"with teacher.path 'org/name@{first}', and is to go on with 'org/name@{second}'"
+    assert change in str(refused.value)
