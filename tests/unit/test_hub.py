@@ -145,7 +145,8 @@ def test_a_second_time_comes_from_the_cache(client):
     assert client.hub.asked == [("GET", f"/api/models/{NAME}")]  # which commit is `main`?
     client.hub.asked.clear()
     assert client.resolve(f"{NAME}@{COMMIT}") == first
-    assert client.resolve(NAME, HF_HUB_OFFLINE="1") == first
+    for value in (NAME, f"{NAME}@{COMMIT}"):
+        assert client.resolve(value, HF_HUB_OFFLINE="1") == first
     assert client.hub.asked == []
 
 

@@ -38,8 +38,11 @@ is true or false takes `true` or `false`, and also `yes`, `no`, `on`, `off`, 1 a
 
 Unknown keys, unknown `XOPD_` variables, duplicates, wrong types and impossible combinations are refused at start-up,
 in one sentence that names the place. Relative paths of `data.manifest`, `student.path`, `teacher.path`, `evals.bounds`
-and of files with secrets, certificates and keys start at the file's own folder. Secrets are refused in `--set`, which
-every user of a machine can read, and left out of `RUN/config.yaml`, where a run keeps its resolved settings.
+and of files with secrets, certificates and keys start at the file's own folder. A checkpoint may also be a hub id, such
+as `org/name` or `org/name@revision`, which is fetched once ([DEPLOY.md](DEPLOY.md#checkpoints-by-name)).
+
+Secrets are refused in `--set`, which every user of a machine can read, and left out of `RUN/config.yaml`, where a run
+keeps its resolved settings.
 `xopd check CONFIG` looks at everything that can be checked without starting a run.
 
 This page is generated: `xopd config reference > docs/CONFIG.md`.
