@@ -16,7 +16,9 @@ from xopd.comparison.cells import begin, open_folder, write_manifest
 from xopd.comparison.matrix import plan_matrix, plan_search, read_comparison_file
 from xopd.comparison.run import choose_rates, command_line
 from xopd.comparison.view import ComparisonView, running_line, time_left
+from xopd.config.checkpoints import HubId
 from xopd.errors import UserError
+from xopd.families.hub import Checkpoints, Found
 
 RUN = {
     "data": {"manifest": "items.jsonl"},
@@ -367,3 +369,21 @@ def test_the_command_can_be_repeated():
         command_line("a b.yaml", ["x.y=1"], True, False, None, 2)
         == "xopd compare 'a b.yaml' --set x.y=1 --quick --jobs 2"
     )
+
+
+def test_all_runs_have_the_same_commit_of_a_checkpoint(write, tmp_path, monkeypatch):
+    asked = []
+
+    def _find(setting: str, value: str, weights: bool) -> Found:
+        asked.append(value)
+        return Found(tmp_path / f"commit-{len(asked)}", HubId("org/name", "c" * 40))
+
+    monkeypatch.setattr("xopd.families.hub.find_checkpoint", _find)
+    path = write()
+    overrides = ["student.path=org/student", "teacher.path=org/teacher@main"]
+    matrix = plan_matrix(read_comparison_file(path), path, overrides).located(Checkpoints())
+    configs = [matrix.shared, *(cell.config for cell in matrix.cells)]
+    assert len(configs) == 7
+    assert asked == ["org/student", "org/teacher@main"]
+    assert {config.student.path for config in configs} == {str(tmp_path / "commit-1")}
+    assert {config.teacher.path for config in configs} == {str(tmp_path / "commit-2")}
