@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,6 +284,11 @@ except KeyboardInterrupt:
 """
     process = subprocess.Popen([sys.executable, "-c", HEAD + code, NAME], env=client.environment())
     assert client.hub.halted.wait(40)
+    # Sent as a whole, it is put in its place a moment later.
+    for _ in range(400):
+        if any((client.home / "hub").glob("*/snapshots/*/model-1.safetensors")):
+            break
+        time.sleep(0.05)
     process.send_signal(signum)
     assert process.wait(20) == status
     client.hub.released.set()
