@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
 from torch import Tensor
 
+from xopd.families.tensors import bytes_of
 from xopd.weights.base import NamedTensors, TensorSpec
 
 CHUNK = 2**24
@@ -149,7 +150,7 @@ def read_header(file: Readable, most_bytes: int) -> list[TensorSpec]:
 def read_tensor(file: Readable, spec: TensorSpec) -> Tensor:
     """Read the values of the next tensor, of which `spec` comes from the header. Raises FormatError at the end."""
     values = torch.empty(size_of(spec), dtype=torch.uint8)
-    for view in _chunks(values):
+    for view in _chunks(values.numpy().data):
         file.fill(view)
     return values.view(getattr(torch, spec.dtype)).reshape(spec.shape)
 
@@ -184,12 +185,11 @@ def _header(specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None) -> 
 
 
 def _write_values(file: Writable, tensor: Tensor) -> None:
-    for view in _chunks(tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)):
+    for view in _chunks(bytes_of(tensor)):
         file.write(view)
 
 
-def _chunks(values: Tensor) -> Iterator[memoryview]:
-    whole = memoryview(values.numpy())  # type: ignore[arg-type]
+def _chunks(whole: memoryview) -> Iterator[memoryview]:
     for begin in range(0, len(whole), CHUNK):
         yield whole[begin : begin + CHUNK]
 
