@@ -174,18 +174,16 @@ def with_path(config: Config, model: Model, folder: Path) -> Config:
     return config.model_copy(update={model: section})
 
 
-def _snapshot(source: HubId, patterns: Iterable[str], **options: Any) -> str:
-    """Fetch the files of a commit that match, and give the snapshot's folder."""
+def _snapshot(source: HubId, patterns: Iterable[str], **options: Any) -> Any:
+    """Fetch the files of a commit that match: what `snapshot_download` gives for `options`, by default the folder."""
     from huggingface_hub import snapshot_download
 
     from xopd.families.download import silent_bar
 
     options.setdefault("tqdm_class", silent_bar())
     wanted, never = list(patterns), list(NEVER)
-    return str(
-        snapshot_download(
-            source.repo, revision=source.revision, allow_patterns=wanted, ignore_patterns=never, **options
-        )
+    return snapshot_download(
+        source.repo, revision=source.revision, allow_patterns=wanted, ignore_patterns=never, **options
     )
 
 
@@ -202,20 +200,10 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
 
 def _missing(source: HubId, patterns: Iterable[str]) -> dict[str, int]:
     """Bytes of each file of a commit that matches and is not in the cache."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
 
-    from xopd.families.download import silent_bar
-
     try:
-        files = snapshot_download(
-            source.repo,
-            revision=source.revision,
-            allow_patterns=list(patterns),
-            ignore_patterns=list(NEVER),
-            tqdm_class=silent_bar(),
-            dry_run=True,
-        )
+        files = _snapshot(source, patterns, dry_run=True)
     except DryRunError:
         # Offline, with a cache that does not tell what the commit holds: what is there is all there will be.
         return {}
