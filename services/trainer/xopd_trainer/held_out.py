@@ -41,17 +41,18 @@ class HeldOut:
         self.status = status
         self.records = records
         self.test = [item for item in items if item.split == config.data.eval_split]
+        self.tasks = [item for item in self.test if item.kind == "task"]
+        """Those that the teacher can be asked, too."""
         dev = [item for item in items if item.split == config.data.dev_split]
         self.dev = first_of_each_kind(dev, config.evals.dev_items)
         self.probed = [item for item in self.dev if item.kind == "task"][: config.evals.probe_items]
 
     async def score_teacher(self) -> Evaluation:
         """The text-only teacher's own score, which the student's is held against."""
-        tasks = [item for item in self.test if item.kind == "task"]
-        known = self.files.read_evaluation("teacher", self._asked(tasks, None))
+        known = self.files.read_evaluation("teacher", self._asked(self.tasks, None))
         if known is None:
-            self.status.enter("teacher_eval", "the teacher answers the held-out text", len(tasks))
-            known = await self.evaluator.teacher(self.teacher, tasks, self.status.advance)
+            self.status.enter("teacher_eval", "the teacher answers the held-out text", len(self.tasks))
+            known = await self.evaluator.teacher(self.teacher, self.tasks, self.status.advance)
             self.files.write_evaluation("teacher", known)
         self.status.teacher_text = Score.model_validate(known.as_json()["text"])
         return known

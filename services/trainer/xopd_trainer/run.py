@@ -200,7 +200,7 @@ class Run:
     async def _test_teachers(self, step: int) -> None:
         """Every teacher is asked the same in several ways, before anything is learnt from its scores."""
         self.status.enter("teacher_test", "the teachers are asked the same in several ways")
-        parts, tasks = self.parts, [item for item in self.parts.held_out.test if item.kind == "task"]
+        parts, tasks = self.parts, self.parts.held_out.tasks
         longest = self.config.evals.max_new_tokens
         found = await try_teachers(parts.teacher, tasks, parts.conditionings, parts.learner.method, longest)
         parts.records.teacher_test(step, found)
